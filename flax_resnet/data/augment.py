@@ -1,0 +1,143 @@
+"""Augmentation on the device, inside the step: step 5 of the way of a batch.
+
+Random numbers are drawn for the global batch at once, so that they do not
+depend on how the batch is laid out over devices.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+Images = Float[Array, "b h w c"]
+Augment = Callable[[PRNGKeyArray, UInt8[Array, "b h w c"]], Images]
+
+
+def normalize(
+  images: UInt8[Array, "b h w c"],
+  mean: Sequence[float],
+  std: Sequence[float],
+  dtype=jnp.float32,
+) -> Images:
+  """Scales uint8 to [0, 1], then to mean 0 and variance 1 by channel."""
+  scaled = images.astype(dtype) / 255
+  return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+
+
+def random_flip(key: PRNGKeyArray, images: Images) -> Images:
+  """Mirrors each image left to right, or not."""
+  flip = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+  return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def random_crop(key: PRNGKeyArray, images: Images, padding: int) -> Images:
+  """Pads each image with zeros (the mean colour) and crops it back at random.
+
+  He et al. 2015, section 4.2, with `padding=4`.
+  """
+  border = (padding, padding)
+  padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+  corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
+
+  def crop(image, corner):
+    start = (corner[0], corner[1], 0)
+    return jax.lax.dynamic_slice(image, start, images.shape[1:])
+
+  return jax.vmap(crop)(padded, corners)
+
+
+def random_affine(
+  key: PRNGKeyArray,
+  images: Images,
+  rotation: float = 0.0,
+  translation: float = 0.0,
+  scaling: float = 0.0,
+  shear: float = 0.0,
+) -> Images:
+  """Rotates, shears, scales and shifts each image about its centre.
+
+  Each amount is drawn uniformly from [-x, x]; bilinear, edges repeated.
+
+  Args:
+    key: Random key.
+    images: [b, h, w, c].
+    rotation: In degrees.
+    translation: As a share of the side, in each direction.
+    scaling: As the logarithm of the factor, in each direction.
+    shear: As the tangent of the angle.
+  """
+  height, width = images.shape[1:3]
+  limits = jnp.asarray(
+    [jnp.deg2rad(rotation), shear, scaling, scaling, translation, translation],
+    images.dtype,
+  )
+  amounts = limits * jax.random.uniform(
+    key, (len(images), 6), images.dtype, minval=-1, maxval=1
+  )
+  rows, columns = jnp.meshgrid(
+    jnp.arange(height, dtype=images.dtype) - (height - 1) / 2,
+    jnp.arange(width, dtype=images.dtype) - (width - 1) / 2,
+    indexing="ij",
+  )
+
+  def warp(image, amount):
+    angle, tangent, log_h, log_w, down, right = amount
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    # Where each pixel of the result comes from: the inverse map.
+    y = (cos * rows - sin * columns) * jnp.exp(log_h)
+    x = (sin * rows + cos * columns) * jnp.exp(log_w)
+    y = y + (height - 1) / 2 + height * down
+    x = x + tangent * (y - (height - 1) / 2) + (width - 1) / 2 + width * right
+    sample = jax.vmap(
+      lambda plane: jax.scipy.ndimage.map_coordinates(
+        plane, [y, x], order=1, mode="nearest"
+      ),
+      in_axes=-1,
+      out_axes=-1,
+    )
+    return sample(image)
+
+  return jax.vmap(warp)(images, amounts)
+
+
+def make_augment(
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+  flip: bool,
+  crop_padding: int,
+  rotation: float,
+  translation: float,
+  scaling: float,
+  shear: float,
+  dtype=jnp.float32,
+) -> Augment:
+  """Returns what is done to a batch of training images.
+
+  Args:
+    mean: By channel, of images scaled to [0, 1].
+    std: By channel, likewise.
+    flip: Whether to mirror left to right, see `random_flip`.
+    crop_padding: In pixels, see `random_crop`; 0 for none.
+    rotation: See `random_affine`, also for the next three; all 0 for none.
+    translation: See there.
+    scaling: See there.
+    shear: See there.
+    dtype: Of the result.
+  """
+
+  def augment(key, images):
+    flip_key, crop_key, affine_key = jax.random.split(key, 3)
+    images = normalize(images, mean, std, dtype)
+    if any((rotation, translation, scaling, shear)):
+      images = random_affine(
+        affine_key, images, rotation, translation, scaling, shear
+      )
+    if flip:
+      images = random_flip(flip_key, images)
+    if crop_padding:
+      images = random_crop(crop_key, images, crop_padding)
+    return images
+
+  return augment

@@ -1,0 +1,7 @@
+"""The networks, in plain linen; this room imports no other."""
+
+from flax_resnet.models.blocks import BasicBlock as BasicBlock
+from flax_resnet.models.blocks import BottleneckBlock as BottleneckBlock
+from flax_resnet.models.resnet import ResNet as ResNet
+from flax_resnet.models.zoo import create_model as create_model
+from flax_resnet.models.zoo import list_models as list_models

@@ -1,0 +1,154 @@
+"""Convolution, BatchNorm and pooling as the papers define them.
+
+Paddings are explicit everywhere: XLA's "SAME" pads a stride-2 convolution by
+(0, 1) where Caffe and PyTorch pad by (1, 1), and the outputs drift at even
+sizes only.
+"""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# Normal with variance 2 / fan-out: He et al. 2015, "Delving Deep into
+# Rectifiers", eq. 14; the mode that fb.resnet.torch and torchvision use.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+  """The dtype for statistics and logits of a network computed in `dtype`."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over groups of examples (Ioffe & Szegedy 2015).
+
+  Statistics are computed in float32 or better, whatever the dtype of `x`. The
+  running variance keeps the unbiased estimate, m / (m - 1) times the batch
+  variance, as in Algorithm 2 of the paper and in PyTorch; with groups, the
+  running statistics follow the mean over the groups.
+
+  Attributes:
+    group_size: How many examples, in batch order, are normalised together;
+      None for the whole batch. The result does not depend on how the batch is
+      laid out over devices.
+    momentum: Share of the old running statistics that an update keeps.
+    epsilon: Added to the variance.
+    dtype: Of the output.
+    param_dtype: Of `scale` and `bias`.
+    scale_init: Initialiser of `scale`.
+
+  Raises:
+    ValueError: In training, when the batch is not divisible by `group_size`.
+  """
+
+  group_size: int | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], *, train: bool
+  ) -> Float[Array, "b h w c"]:
+    channels = x.shape[-1]
+    stats_dtype = at_least_float32(self.param_dtype)
+    scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+    bias = self.param(
+      "bias", nn.initializers.zeros, (channels,), self.param_dtype
+    )
+    running_mean = self.variable(
+      "batch_stats", "mean", jnp.zeros, (channels,), stats_dtype
+    )
+    running_var = self.variable(
+      "batch_stats", "var", jnp.ones, (channels,), stats_dtype
+    )
+    grouped = self._split(x) if train else x[None]
+    grouped = grouped.astype(at_least_float32(x.dtype))
+    if train:
+      mean = grouped.mean((1, 2, 3), keepdims=True)
+      var = jnp.square(grouped - mean).mean((1, 2, 3), keepdims=True)
+      if not self.is_initializing():
+        count = grouped[0].size // channels
+        unbiased = var * (count / max(count - 1, 1))
+        running_mean.value = self._update(running_mean.value, mean)
+        running_var.value = self._update(running_var.value, unbiased)
+    else:
+      mean, var = running_mean.value, running_var.value
+    y = (grouped - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+    return y.astype(self.dtype).reshape(x.shape)
+
+  def _split(self, x: Array) -> Array:
+    """[b, h, w, c] -> [groups, group_size, h, w, c]."""
+    size = self.group_size or len(x)
+    if len(x) % size:
+      raise ValueError(
+        f"a batch of {len(x)} examples cannot be normalised in groups of "
+        f"{size}: choose a norm_group_size that divides the batch size"
+      )
+    return x.reshape(len(x) // size, size, *x.shape[1:])
+
+  def _update(self, running: Array, groups: Array) -> Array:
+    new = groups.mean((0, 1, 2, 3)).astype(running.dtype)
+    return self.momentum * running + (1 - self.momentum) * new
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """How every convolution and norm of a network is made.
+
+  One object, handed from the network to its blocks, so that a block says only
+  what is its own.
+
+  Attributes:
+    norm_group_size: See `BatchNorm.group_size`.
+    dtype: What is computed in; statistics stay in float32 or better.
+    param_dtype: What parameters are kept in.
+  """
+
+  norm_group_size: int | None = None
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
+
+  def conv(
+    self,
+    features: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    use_bias: bool = False,
+    name: str | None = None,
+  ) -> nn.Conv:
+    """A square convolution, padded by (k - 1) / 2 on every side."""
+    return nn.Conv(
+      features,
+      (kernel_size, kernel_size),
+      strides=strides,
+      padding=(kernel_size - 1) // 2,
+      use_bias=use_bias,
+      kernel_init=he_normal,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )
+
+  def norm(self, *, zero_init: bool = False, name: str | None = None):
+    """A `BatchNorm`; `zero_init` starts its scale at 0 instead of 1."""
+    init = nn.initializers
+    return BatchNorm(
+      group_size=self.norm_group_size,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      scale_init=init.zeros if zero_init else init.ones,
+      name=name,
+    )
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+  """3x3 maximum at stride 2, padded by 1: the pool after the 7x7 stem."""
+  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

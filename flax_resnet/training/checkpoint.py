@@ -1,0 +1,117 @@
+"""Checkpoints: the latest few and the best, whole or not there at all."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from flax_resnet.training.schema import InputError
+from flax_resnet.training.state import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of a run, written in the background by Orbax.
+
+  A step's folder appears under its name once it is complete.
+
+  Args:
+    directory: Made if it is not there.
+    keep: How many of the latest to keep; the best by `val/top1` stays as well.
+  """
+
+  def __init__(self, directory: pathlib.Path, keep: int):
+    self._directory = directory
+    latest = preservation_policy.LatestN(keep)
+    best = preservation_policy.BestN(get_metric_fn=_top1, n=1)
+    self._manager = ocp.CheckpointManager(
+      directory.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+          [latest, best]
+        ),
+        # Without it, Orbax forgets the metrics when the run is restarted.
+        best_fn=_top1,
+      ),
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "about": ocp.JsonCheckpointHandler(),
+      },
+    )
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the latest complete checkpoint, if there is one."""
+    return self._manager.latest_step()
+
+  def save(
+    self, state: TrainState, metrics: Mapping[str, float], about: Any
+  ) -> None:
+    """Starts to write a checkpoint; a later call, or `close`, waits for it.
+
+    Args:
+      state: What to save.
+      metrics: Of the evaluation at this step; empty if there was none.
+      about: What a reader of the checkpoint needs besides; plain values.
+    """
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+      ),
+      metrics=dict(metrics),
+    )
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """Returns a checkpoint's state, laid out over the devices as `like` is.
+
+    Raises:
+      InputError: When its arrays are not those of `like`.
+    """
+    stored = self._manager.item_metadata(step)["state"].tree
+    self._check(step, _shapes(stored), _shapes(like))
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    )["state"]
+
+  def close(self) -> None:
+    """Waits for the checkpoint that is being written."""
+    self._manager.close()
+
+  def _check(self, step: int, stored: dict, wanted: dict) -> None:
+    problems = [
+      *(f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())),
+      *(
+        f"{name} is unexpected"
+        for name in sorted(stored.keys() - wanted.keys())
+      ),
+      *(
+        f"{name} is {stored[name]} instead of {wanted[name]}"
+        for name in sorted(stored.keys() & wanted.keys())
+        if stored[name] != wanted[name]
+      ),
+    ]
+    if problems:
+      more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+      raise InputError(
+        f"checkpoint {self._directory / str(step)} is not of this model and "
+        f"optimizer: {', '.join(problems[:5])}{more}: use the config that "
+        "wrote it, or another --workdir"
+      )
+
+
+def _top1(metrics: Mapping[str, float]) -> float:
+  return metrics.get("val/top1", -1.0)
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+  """Returns "float32[3, 3, 16, 16]" by name: "params/stem/conv/kernel"."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+    )
+    for path, leaf in leaves
+  }

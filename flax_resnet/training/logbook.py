@@ -1,0 +1,133 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, the terminal."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+from tensorboardX import SummaryWriter
+import tqdm
+
+Row = dict[str, float]
+
+
+class Logbook:
+  """The log of a run; continued where a restarted run takes up again.
+
+  Rows after `step` are dropped, as the run will come to these steps again, so
+  each logged step stands in the file once.
+
+  Args:
+    workdir: Of the run.
+    step: From which the run goes on.
+    num_steps: To which it goes.
+    writes: Whether this host writes; on all others nothing is told.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, step: int, num_steps: int, writes: bool = True
+  ):
+    self._path = workdir / "metrics.jsonl"
+    self._writes = writes
+    self.rows = [row for row in read(self._path) if row["step"] <= step]
+    self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
+    self._start = time.monotonic()
+    self._first = step
+    if not writes:
+      return
+    _write_rows(self._path, self.rows)
+    self._file = self._path.open("a")
+    self._events = SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=step + 1
+    )
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=step,
+      unit="step",
+      disable=not sys.stderr.isatty(),
+    )
+
+  def say(self, line: str) -> None:
+    """Prints a line, above the progress bar if there is one."""
+    if self._writes:
+      self._bar.write(line, file=sys.stdout)
+      sys.stdout.flush()
+
+  def advance(self) -> None:
+    """Moves the progress bar on by one step."""
+    if self._writes:
+      self._bar.update()
+
+  def seconds(self) -> float:
+    """Returns how long the run has taken, its earlier parts included."""
+    return self._seconds_before + time.monotonic() - self._start
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Records what was measured after `step` updates."""
+    row = {"step": step, **values, "seconds": round(self.seconds(), 3)}
+    self.rows.append(row)
+    if not self._writes:
+      return
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+    for key, value in values.items():
+      self._events.add_scalar(key, value, step)
+    self._events.flush()
+    self.say(self._line(row))
+    if "images_per_second" in row:
+      self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
+
+  def best(self) -> Row:
+    """Returns the evaluated row with the highest `val/top1`, the first such."""
+    return max(
+      (row for row in self.rows if "val/top1" in row),
+      key=lambda row: row["val/top1"],
+    )
+
+  def close(self) -> None:
+    """Closes the files."""
+    if self._writes:
+      self._bar.close()
+      self._events.close()
+      self._file.close()
+
+  def _line(self, row: Row) -> str:
+    total = self._bar.total
+    line = f"step {row['step']:>{len(str(total))}}/{total}"
+    line += f"  epoch {row['epoch']:.2f}"
+    if "train/loss" in row:
+      line += f"  loss {row['train/loss']:.4f}  top1 {row['train/top1']:.2%}"
+      line += f"  lr {row['learning_rate']:.4f}"
+      line += f"  {row['images_per_second']:,.0f} images/s"
+      line += f"  {self._left(row['step'])} left"
+    if "val/top1" in row:
+      line += f"\n  evaluated: loss {row['val/loss']:.4f}"
+      line += f"  top1 {row['val/top1']:.2%}  top5 {row['val/top5']:.2%}"
+      line += f"  on {row['val/count']:,} images"
+    return line
+
+  def _left(self, step: int) -> str:
+    """How long the run will still take, at the mean pace of this process."""
+    pace = (time.monotonic() - self._start) / max(step - self._first, 1)
+    return tqdm.tqdm.format_interval(pace * (self._bar.total - step))
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a metrics.jsonl; a line cut short ends it."""
+  rows = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return rows
+
+
+def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  os.replace(partial, path)

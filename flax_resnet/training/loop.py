@@ -1,0 +1,147 @@
+"""The training loop."""
+
+from collections.abc import Mapping
+import contextlib
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from flax_resnet import sharding
+from flax_resnet.training import curves, metrics
+from flax_resnet.training import workdir as workdirs
+from flax_resnet.training.checkpoint import Checkpoints
+from flax_resnet.training.evaluation import evaluate
+from flax_resnet.training.interrupt import Stopped, StopSignals
+from flax_resnet.training.logbook import Logbook
+from flax_resnet.training.pace import Pace
+from flax_resnet.training.run import prepare, Run
+from flax_resnet.training.state import TrainState
+
+
+def train(
+  config: ConfigDict | Mapping[str, Any],
+  workdir: str | pathlib.Path,
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
+  """Trains to the end of the recipe, from where the workdir stands.
+
+  Args:
+    config: A recipe, see `configs/`.
+    workdir: Of the run; a run that it holds is continued.
+    mesh: The devices; None for all there are.
+
+  Returns:
+    What `summary.json` says.
+
+  Raises:
+    InputError: When config and workdir cannot be used; nothing is written.
+    Stopped: At SIGINT or SIGTERM, after a checkpoint.
+  """
+  workdir = pathlib.Path(workdir)
+  config = config.to_dict() if isinstance(config, ConfigDict) else config
+  with contextlib.ExitStack() as stack:
+    signals = stack.enter_context(StopSignals())
+    run = prepare(config, mesh or sharding.make_mesh())
+    workdirs.check(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", run.keep_checkpoints)
+    stack.callback(checkpoints.close)
+    state = run.initial_state()
+    if (step := checkpoints.latest_step()) is not None:
+      state = checkpoints.restore(step, state)
+    workdirs.write_json(workdir / "config.json", config)
+    log = Logbook(workdir, int(state.step), run.length.num_steps)
+    stack.callback(log.close)
+    log.say(run.describe(state))
+
+    state = _fit(run, state, checkpoints, log, signals)
+    return _conclude(run, int(state.step), workdir, log, signals)
+
+
+def _fit(
+  run: Run,
+  state: TrainState,
+  checkpoints: Checkpoints,
+  log: Logbook,
+  signals: StopSignals,
+) -> TrainState:
+  """Takes the steps that are left; logs, evaluates and saves on the way."""
+  length, step, stopping = run.length, int(state.step), False
+  if step == length.num_steps:
+    return state
+  batches = sharding.prefetch(run.train_batches(step), run.mesh)
+  batch = next(batches)
+  train_step = run.train_step.lower(state, batch).compile()
+  pace = Pace(step)
+
+  while step < length.num_steps and not stopping:
+    state = train_step(state, batch)
+    step += 1
+    batch = next(batches)
+    log.advance()
+    stopping = signals.received is not None
+
+    row = {}
+    if length.is_due(step, length.log_every):
+      row |= _training_metrics(run, state, step, pace)
+      state = state.replace(sums=run.zero_sums())
+    if length.is_due(step, length.eval_every):
+      with pace.pause(state):
+        row |= evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
+    if row:
+      log.write(step, {"epoch": step / length.steps_per_epoch, **row})
+    if stopping or length.is_due(step, length.checkpoint_every):
+      with pace.pause(state):
+        checkpoints.save(state, row, run.about())
+  return state
+
+
+def _training_metrics(
+  run: Run, state: TrainState, step: int, pace: Pace
+) -> dict[str, float]:
+  """Fetches the sums since the last call: waits for the device."""
+  means = metrics.means(state.sums)
+  return {
+    "train/loss": means["loss"],
+    "train/top1": means["top1"],
+    "learning_rate": float(run.learning_rate(step - 1)),
+    "images_per_second": pace.lap(step) * run.batch_size,
+  }
+
+
+def _conclude(
+  run: Run,
+  step: int,
+  workdir: pathlib.Path,
+  log: Logbook,
+  signals: StopSignals,
+) -> dict[str, Any]:
+  """Draws the curves, writes the summary and says how the run ended."""
+  finished = step == run.length.num_steps
+  evaluated = [row for row in log.rows if "val/top1" in row]
+  if log.rows:
+    curves.draw(log.rows, run.title(), workdir / "curves.png")
+  if not finished:
+    raise Stopped(
+      f"stopped after step {step}, which is saved: the same command continues",
+      signals.received,
+    )
+  last = evaluated[-1]
+  best = max(evaluated, key=lambda row: row["val/top1"])
+  summary = {
+    "val/top1": last["val/top1"],
+    "best/val/top1": best["val/top1"],
+    "best/step": best["step"],
+    "step": step,
+    "seconds": round(log.seconds(), 1),
+    "finished": finished,
+  }
+  workdirs.write_json(workdir / "summary.json", summary)
+  log.say(
+    f"finished after {step} steps and {log.seconds():.0f} s: top1 "
+    f"{last['val/top1']:.2%} on {last['val/count']:,} images (best "
+    f"{best['val/top1']:.2%} after step {best['step']}); curves in "
+    f"{workdir / 'curves.png'}"
+  )
+  return summary

@@ -1,0 +1,54 @@
+"""Loss and accuracy: sums on the device, means where they are logged."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# "loss", "top1", "top5": sums over examples; "count": how many.
+Sums = dict[str, jax.Array]
+
+
+def zeros() -> Sums:
+  """Returns the sums over no example."""
+  return {
+    key: jnp.zeros((), jnp.float32) for key in ("loss", "top1", "top5")
+  } | {"count": jnp.zeros((), jnp.int32)}
+
+
+def sums(
+  losses: Float[Array, " b"],
+  logits: Float[Array, "b n"],
+  labels: Int[Array, " b"],
+  mask: Bool[Array, " b"],
+) -> Sums:
+  """Returns the sums over the examples of a batch that `mask` marks."""
+  rank = _rank(logits, labels[:, None])
+  return {
+    "loss": jnp.where(mask, losses, 0).sum(dtype=jnp.float32),
+    "top1": (mask & (rank < 1)).sum(dtype=jnp.float32),
+    "top5": (mask & (rank < 5)).sum(dtype=jnp.float32),
+    "count": mask.sum(dtype=jnp.int32),
+  }
+
+
+def _rank(logits: Array, label: Array) -> Array:
+  """How many classes come before the true one; as in argmax, the first of
+  equals comes first, and so does NaN."""
+  true = jnp.take_along_axis(logits, label, axis=-1)
+  classes = jnp.arange(logits.shape[-1])
+  before = jnp.where(classes < label, ~(logits < true), ~(logits <= true))
+  return (before & (classes != label)).sum(-1)
+
+
+def add(a: Sums, b: Sums) -> Sums:
+  """Returns the sums over both."""
+  return jax.tree.map(jnp.add, a, b)
+
+
+def means(total: Sums) -> dict[str, float]:
+  """Returns "loss", "top1" and "top5" (shares) and "count" on the host."""
+  host = jax.device_get(total)
+  count = int(host["count"])
+  return {
+    key: float(host[key]) / count for key in ("loss", "top1", "top5")
+  } | {"count": count}

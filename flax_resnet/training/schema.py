@@ -1,0 +1,105 @@
+"""The schema of a recipe: its sections are the arguments of functions.
+
+`create_model(**config.model)`: the signature is the schema, so a misspelt key,
+a missing one or a value of the wrong type is told before anything is built.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import difflib
+import inspect
+import typing
+from typing import Any, TypeVar
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+
+T = TypeVar("T")
+
+# An int is a float, as in PEP 484.
+_TYPES = BeartypeConf(is_pep484_tower=True)
+
+
+class InputError(Exception):
+  """A wrong input, told in one sentence; commands print it and exit with 2."""
+
+
+@contextlib.contextmanager
+def wrong_input(where: str) -> Iterator[None]:
+  """Tells errors of the user's values as an InputError that says `where`."""
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def build(
+  section: str,
+  function: Callable[..., T],
+  values: Mapping[str, Any],
+  **given: Any,
+) -> T:
+  """Returns `function(**values, **given)` after checking `values`.
+
+  Args:
+    section: Of the config, for the message: "config.model".
+    function: Its keyword arguments are the keys of the section.
+    values: The section.
+    **given: Arguments that do not come from the config.
+
+  Raises:
+    InputError: For an unknown key, a missing one, a value of the wrong type,
+      or one that `function` refuses with a ValueError or OSError.
+  """
+  check(section, function, values, given)
+  with wrong_input(section):
+    return function(**values, **given)
+
+
+def check(
+  section: str,
+  function: Callable,
+  values: Mapping[str, Any],
+  given: Mapping[str, Any],
+) -> None:
+  """Raises InputError unless `values` fit the signature of `function`."""
+  parameters = {
+    name: parameter
+    for name, parameter in inspect.signature(function).parameters.items()
+    if name not in given
+  }
+  for key in values:
+    if key not in parameters:
+      raise InputError(f"{section}.{key} is unknown: {nearest(key, parameters)}")
+  for key, parameter in parameters.items():
+    if key not in values:
+      if parameter.default is inspect.Parameter.empty:
+        raise InputError(f"{section}.{key} is missing: add it to the config")
+    elif not _fits(values[key], parameter.annotation):
+      raise InputError(
+        f"{section}.{key} is {values[key]!r}: use {_spell(parameter.annotation)}"
+      )
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+  """Returns "did you mean 'x'?", or the list of what is known."""
+  close = difflib.get_close_matches(key, list(known), n=1)
+  return f"did you mean {close[0]!r}?" if close else f"use {', '.join(known)}"
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+  if annotation in (inspect.Parameter.empty, Any):
+    return True
+  if isinstance(value, bool) and annotation in (int, float, int | None):
+    return False
+  return is_bearable(value, annotation, conf=_TYPES)
+
+
+def _spell(annotation: Any) -> str:
+  """Says a type in words: "one of 'cosine', 'step'", "int or None"."""
+  if typing.get_origin(annotation) is typing.Literal:
+    return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
+  if isinstance(annotation, type) and not typing.get_args(annotation):
+    return annotation.__name__
+  parts = str(annotation).replace("collections.abc.", "").split(" | ")
+  return " or ".join(parts)

@@ -1,0 +1,65 @@
+"""All that a training run carries from one step to the next."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flax_resnet.models import ResNet
+from flax_resnet.training import metrics
+
+
+class TrainState(struct.PyTreeNode):
+  """The state after `step` completed updates.
+
+  Random numbers are no part of it: they are a function of (seed, step).
+
+  Attributes:
+    step: Completed updates, int32 [].
+    params: Of the network.
+    batch_stats: BatchNorm's running statistics.
+    opt_state: Of the optimizer.
+    sums: Of the training metrics since they were last logged, so that a
+      resumed run logs what an undisturbed one does.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: optax.OptState
+  sums: metrics.Sums
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+  model: ResNet,
+  optimizer: optax.GradientTransformation,
+  image_shape: tuple[int, int, int],
+  seed: int,
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Parameters are drawn without running the network (`lazy_init`), so this
+  compiles in no time whatever the depth.
+  """
+  images = jax.ShapeDtypeStruct((1, *image_shape), model.dtype)
+  variables = model.lazy_init(jax.random.key(seed), images, train=False)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables["params"],
+    batch_stats=variables["batch_stats"],
+    opt_state=optimizer.init(variables["params"]),
+    sums=metrics.zeros(),
+  )
+
+
+def count_parameters(state: TrainState) -> int:
+  """Returns the number of trained numbers."""
+  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(state.params))

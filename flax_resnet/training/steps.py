@@ -1,0 +1,79 @@
+"""One update and one evaluation step: pure functions of state and batch."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+import optax
+
+from flax_resnet import sharding
+from flax_resnet.data.augment import Augment
+from flax_resnet.models import ResNet
+from flax_resnet.training import losses, metrics
+from flax_resnet.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], TrainState]
+EvalStep = Callable[[TrainState, metrics.Sums, Batch], metrics.Sums]
+
+
+def make_train_step(
+  model: ResNet,
+  optimizer: optax.GradientTransformation,
+  augment: Augment,
+  loss: losses.Loss,
+  *,
+  seed: int,
+  mesh: Mesh,
+) -> TrainStep:
+  """Returns the jitted update; it takes the state's memory (donation)."""
+
+  def train_step(state: TrainState, batch: Batch) -> TrainState:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    images = augment(key, batch["image"])
+
+    def loss_fn(params):
+      logits, updates = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      each = loss(logits, batch["label"])
+      return each.mean(), (each, logits, updates["batch_stats"])
+
+    grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+      state.params
+    )
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    new = metrics.sums(each, logits, batch["label"], batch["mask"])
+    return TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      sums=metrics.add(state.sums, new),
+    )
+
+  return jax.jit(
+    train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh)
+  )
+
+
+def make_eval_step(
+  model: ResNet, normalize: Callable[[jax.Array], jax.Array], *, mesh: Mesh
+) -> EvalStep:
+  """Returns the jitted function that adds a batch to the sums."""
+
+  def eval_step(
+    state: TrainState, total: metrics.Sums, batch: Batch
+  ) -> metrics.Sums:
+    images = normalize(batch["image"])
+    logits = model.apply(state.variables, images, train=False)
+    each = losses.cross_entropy(logits, batch["label"])
+    new = metrics.sums(each, logits, batch["label"], batch["mask"])
+    return metrics.add(total, new)
+
+  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

@@ -1,0 +1,74 @@
+"""The folder of a run, and the config that it belongs to."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax_resnet.training.schema import InputError
+
+
+def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Makes sure that a run can live in `workdir`, without writing there.
+
+  Raises:
+    InputError: When it holds a run of another config, or cannot be written.
+  """
+  path = workdir / "config.json"
+  try:
+    if path.exists():
+      _compare(path, json.loads(path.read_text()), _plain(config))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"{path} is not JSON ({error}): choose another --workdir"
+    ) from error
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror}") from error
+  existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    raise InputError(
+      f"workdir {workdir} cannot be written, because {existing} "
+      + ("is not writable" if existing.is_dir() else "is not a folder")
+      + ": choose another --workdir"
+    )
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a whole file or none."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(json.dumps(values, indent=2) + "\n")
+  os.replace(partial, path)
+
+
+def _compare(path: pathlib.Path, old: Any, new: Any) -> None:
+  old, new = _flat(old), _flat(new)
+  differ = [
+    f"{key} (there {_show(old, key)}, now {_show(new, key)})"
+    for key in sorted(old.keys() | new.keys())
+    if _show(old, key) != _show(new, key)
+  ]
+  if differ:
+    raise InputError(
+      f"workdir {path.parent} holds a run of another config, which differs in "
+      f"{', '.join(differ)}: choose another --workdir, or the same config to "
+      "continue that run"
+    )
+
+
+def _plain(values: Any) -> Any:
+  return json.loads(json.dumps(values))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(values, dict):
+    return {prefix.removesuffix("."): values}
+  return {
+    name: leaf
+    for key, value in values.items()
+    for name, leaf in _flat(value, f"{prefix}{key}.").items()
+  }
+
+
+def _show(values: dict[str, Any], key: str) -> str:
+  return json.dumps(values[key]) if key in values else "absent"
