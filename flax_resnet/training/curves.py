@@ -4,82 +4,96 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-TRAIN, VAL, BEST = "#7f8ea3", "#c8442c", "#1d2733"
+TRAIN, EVAL, RATE = "#8a97a8", "#c8442c", "#2b3a4a"
+
+Rows = Sequence[dict[str, Any]]
 
 
-def draw(
-  rows: Sequence[dict[str, Any]], title: str, path: pathlib.Path
-) -> None:
+def draw(rows: Rows, title: str, path: pathlib.Path) -> None:
   """Draws the rows of a metrics.jsonl as PNG.
 
   Args:
     rows: At least one.
     title: What was trained on what.
-    path: Of the picture.
+    path: Of the picture; it is replaced once the new one is whole.
   """
   # matplotlib is slow to import, and only the end of a run draws.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(11, 3.6), dpi=150, layout="constrained")
+  figure = Figure(figsize=(11, 3.7), dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
-  loss, top1, rate = figure.subplots(1, 3)
+  loss, top1, rate = figure.subplots(1, 3, width_ratios=(4, 4, 3))
   figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-  _plot(loss, rows, "train/loss", 1, TRAIN, "training")
-  _plot(loss, rows, "val/loss", 1, VAL, "evaluation")
-  loss.set(title="Cross-entropy loss", yscale="log")
-  _plot(top1, rows, "train/top1", 100, TRAIN, "training, augmented")
-  _plot(top1, rows, "val/top1", 100, VAL, "evaluation")
-  top1.set(title="Top-1 accuracy (%)")
-  _zoom(top1, rows)
-  _plot(rate, rows, "learning_rate", 1, BEST, None)
-  rate.set(title="Learning rate", ylim=(0, None))
+  _loss(loss, rows)
+  _top1(top1, rows)
+  _plot(rate, rows, "learning_rate", 1, RATE, None)
+  rate.set(title="learning rate", ylim=(0, None))
   for axes in (loss, top1, rate):
-    axes.set_xlabel("step")
-    axes.set_xlim(0, rows[-1]["step"])
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_xlim(0, rows[-1]["step"] * 1.02)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
-    axes.tick_params(labelsize=8)
-  loss.legend(frameon=False, fontsize=8)
+    axes.tick_params(which="both", labelsize=8)
   partial = path.with_suffix(".partial.png")
   figure.savefig(partial)
   partial.replace(path)
 
 
-def _plot(axes, rows, key, scale, colour, label) -> None:
-  points = [(row["step"], row[key] * scale) for row in rows if key in row]
-  if points:
-    marker = "o" if len(points) < 40 and key.startswith("val") else None
-    axes.plot(
-      *zip(*points, strict=True),
-      color=colour,
-      linewidth=1.4,
-      marker=marker,
-      markersize=3,
-      label=label,
-    )
+def _loss(axes, rows: Rows) -> None:
+  from matplotlib import ticker
+
+  _plot(axes, rows, "train/loss", 1, TRAIN, "training, as optimised")
+  _plot(axes, rows, "val/loss", 1, EVAL, "evaluation")
+  axes.set(title="cross-entropy loss", yscale="log")
+  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter("{x:g}")
+  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.legend(frameon=False, fontsize=8)
 
 
-def _zoom(axes, rows) -> None:
-  """Leaves the first steps out of sight, and names the last evaluation."""
-  evaluated = [row for row in rows if "val/top1" in row]
-  if not evaluated:
+def _top1(axes, rows: Rows) -> None:
+  _plot(axes, rows, "train/top1", 100, TRAIN, "training, augmented")
+  last = _plot(axes, rows, "val/top1", 100, EVAL, "evaluation")
+  axes.set(title="top-1 accuracy (%)")
+  axes.legend(frameon=False, fontsize=8, loc="lower right")
+  if last is None:
     return
-  last = evaluated[-1]
-  accuracy = 100 * last["val/top1"]
-  lowest = min(
-    [100 * row["val/top1"] for row in evaluated[len(evaluated) // 4 :]]
-    + [100 * row["train/top1"] for row in rows[len(rows) // 4 :] if "train/top1" in row]
+  # The first quarter of a run would flatten the rest of it.
+  later = [row for row in rows if row["step"] > rows[-1]["step"] / 4]
+  lowest = 100 * min(
+    row[key]
+    for row in later
+    for key in ("train/top1", "val/top1")
+    if key in row
   )
-  axes.set_ylim(max(0, lowest - 3), min(100.5, accuracy + (accuracy - lowest) * 0.15 + 1))
+  axes.set_ylim(max(0.0, 100 - 1.6 * (100 - lowest)), 100.2)
   axes.annotate(
-    f"{accuracy:.2f}",
-    (last["step"], accuracy),
-    xytext=(-4, 6),
+    f"{last[1]:.2f}",
+    last,
+    xytext=(0, 6 if last[1] < 97 else -14),
     textcoords="offset points",
     ha="right",
-    fontsize=9,
+    fontsize=10,
     fontweight="bold",
-    color=VAL,
+    color=EVAL,
   )
+
+
+def _plot(
+  axes, rows: Rows, key: str, scale: float, colour: str, label: str | None
+) -> tuple[float, float] | None:
+  """Draws one series and returns its last point."""
+  points = [(row["step"], row[key] * scale) for row in rows if key in row]
+  if not points:
+    return None
+  axes.plot(
+    *zip(*points, strict=True),
+    color=colour,
+    linewidth=1.5,
+    marker="o" if len(points) < 40 and colour == EVAL else None,
+    markersize=3.5,
+    label=label,
+  )
+  return points[-1]

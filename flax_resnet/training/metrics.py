@@ -49,6 +49,6 @@ def means(total: Sums) -> dict[str, float]:
   """Returns "loss", "top1" and "top5" (shares) and "count" on the host."""
   host = jax.device_get(total)
   count = int(host["count"])
-  return {
-    key: float(host[key]) / count for key in ("loss", "top1", "top5")
-  } | {"count": count}
+  return {key: float(host[key]) / count for key in ("loss", "top1", "top5")} | {
+    "count": count
+  }

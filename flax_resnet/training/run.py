@@ -4,7 +4,7 @@ Whatever can be wrong with a config is found here, before anything is compiled
 or written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -13,13 +13,21 @@ import jax
 from jax.sharding import Mesh
 import optax
 
-from flax_resnet import data, models, sharding
-from flax_resnet.data import augment as augmentation
+from flax_resnet import sharding
+from flax_resnet.data import Dataset, load
+from flax_resnet.data.augment import make_augment, normalize
+from flax_resnet.data.pipeline import Batch
+from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.layers import at_least_float32
-from flax_resnet.training import losses, metrics, optim, steps
-from flax_resnet.training.schema import build, check, InputError
-from flax_resnet.training.schema import wrong_input
-from flax_resnet.training.state import count_parameters, create_state, TrainState
+from flax_resnet.training import metrics, steps
+from flax_resnet.training.losses import make_loss
+from flax_resnet.training.optim import make_optimizer
+from flax_resnet.training.schema import build, check, InputError, wrong_input
+from flax_resnet.training.state import (
+  count_parameters,
+  create_state,
+  TrainState,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Length:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """The parts of a run; see `prepare` for what they are made of."""
+  """The parts of a run; `prepare` makes them from a config."""
 
   config: Mapping[str, Any]
   mesh: Mesh
@@ -56,8 +64,8 @@ class Run:
   eval_batch_size: int
   keep_checkpoints: int
   seed: int
-  model: models.ResNet
-  dataset: data.Dataset
+  model: ResNet
+  dataset: Dataset
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   train_step: steps.TrainStep
@@ -74,12 +82,27 @@ class Run:
     """Returns the sums of the metrics over no example, on every device."""
     return jax.device_put(metrics.zeros(), sharding.replicated(self.mesh))
 
+  def train_batches(self, first_step: int) -> Iterator[Batch]:
+    """Returns this host's part of the batches after `first_step` updates."""
+    return self.dataset.train.train_batches(
+      batch_size=self.batch_size,
+      seed=self.seed,
+      first_step=first_step,
+      **_this_host(),
+    )
+
+  def eval_batches(self) -> Iterator[Batch]:
+    """Returns this host's part of every evaluated example, once."""
+    return self.dataset.eval.eval_batches(
+      batch_size=self.eval_batch_size, **_this_host()
+    )
+
   def title(self) -> str:
     """Says what is trained on what."""
     return f"{self.config['model']['name']} on {self.config['data']['name']}"
 
   def about(self) -> dict[str, Any]:
-    """What a reader of a checkpoint needs besides the arrays."""
+    """Returns what a reader of a checkpoint needs besides the arrays."""
     return {
       "config": self.config,
       "class_names": list(self.dataset.class_names),
@@ -89,44 +112,21 @@ class Run:
   def describe(self, state: TrainState) -> str:
     """Says in a few lines what is about to be trained."""
     height, width, channels = self.dataset.image_shape
-    devices = self.mesh.devices.flat
+    devices = list(self.mesh.devices.flat)
     group = self.model.norm_group_size
     over = f"groups of {group} of" if group else "all of"
-    done = int(state.step)
-    return "\n".join(
-      [
-        f"{self.title()}: {count_parameters(state):,} parameters, "
-        f"{len(self.dataset.train):,} images to train on, "
-        f"{len(self.dataset.eval):,} to evaluate on, "
-        f"{height}x{width}x{channels}, {self.model.num_classes} classes",
-        f"{self.length.num_steps:,} steps, "
-        f"{self.length.steps_per_epoch:.2f} an epoch, on {len(devices)} "
-        f"{devices[0].device_kind} device{'s'[: len(devices) > 1]}; BatchNorm "
-        f"normalises over {over} the {self.batch_size} examples of a step",
-      ]
-      + [f"continues after step {done}"] * (done > 0)
-    )
-
-  def train_batches(self, first_step: int):
-    """Yields this host's part of the batches after `first_step` updates."""
-    return self.dataset.train.train_batches(
-      batch_size=self.batch_size,
-      seed=self.seed,
-      first_step=first_step,
-      **self._shard(),
-    )
-
-  def eval_batches(self):
-    """Yields this host's part of every evaluated example, once."""
-    return self.dataset.eval.eval_batches(
-      batch_size=self.eval_batch_size, **self._shard()
-    )
-
-  def _shard(self) -> dict[str, int]:
-    return {
-      "shard_index": jax.process_index(),
-      "shard_count": jax.process_count(),
-    }
+    lines = [
+      f"{self.title()}: {count_parameters(state):,} parameters, "
+      f"{self.model.num_classes} classes, images {height}x{width}x{channels}, "
+      f"{len(self.dataset.train):,} to train on and "
+      f"{len(self.dataset.eval):,} to evaluate on",
+      f"{self.length.num_steps:,} steps, {self.length.steps_per_epoch:.2f} an "
+      f"epoch, on {len(devices)} x {devices[0].device_kind}; BatchNorm "
+      f"normalises over {over} the {self.batch_size} examples of a step",
+    ]
+    if state.step:
+      lines.append(f"continues after step {int(state.step)}")
+    return "\n".join(lines)
 
 
 def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
@@ -135,13 +135,12 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
   Raises:
     InputError: When the config cannot be run.
   """
-  check("config", _assemble, config, {"mesh": mesh, "config": config})
-  return _assemble(mesh=mesh, config=config, **config)
+  check("config", _prepare, config, {"mesh": mesh})
+  return _prepare(mesh=mesh, **config)
 
 
-def _assemble(
+def _prepare(
   *,
-  config: Mapping[str, Any],
   mesh: Mesh,
   seed: int,
   batch_size: int,
@@ -158,58 +157,50 @@ def _assemble(
   loss: Mapping[str, Any],
   optim: Mapping[str, Any],
 ) -> Run:
-  """Builds a run; its arguments are the keys of a config."""
-  positive = {
-    "batch_size": batch_size,
-    "eval_batch_size": eval_batch_size,
-    "log_every": log_every,
-    "eval_every": eval_every,
-    "checkpoint_every": checkpoint_every,
-    "keep_checkpoints": keep_checkpoints,
-  }
-  for key, value in positive.items():
-    if value < 1:
-      raise InputError(f"config.{key} is {value}: use 1 or more")
+  """Builds a run; the arguments after `mesh` are the keys of a config."""
+  config = {key: value for key, value in locals().items() if key != "mesh"}
+  for key in (
+    "batch_size",
+    "eval_batch_size",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+  ):
+    if config[key] < 1:
+      raise InputError(f"config.{key} is {config[key]}: use 1 or more")
+  if not 0 <= seed < 2**32:
+    raise InputError(f"config.seed is {seed}: use 0 to 4294967295")
   with wrong_input("config"):
     sharding.check_batch_size(batch_size, mesh)
-  net = build("config.model", models.create_model, model)
+  net = build("config.model", create_model, model)
   if batch_size % (net.norm_group_size or batch_size):
     raise InputError(
       f"config.model.norm_group_size is {net.norm_group_size}, which does not "
       f"divide config.batch_size {batch_size}: use a divisor of it"
     )
-  dataset = build(
-    "config.data", _data_load, data, num_classes=net.num_classes
-  )
-  per_epoch = len(dataset.train) / batch_size
-  total = _num_steps(num_epochs, num_steps, per_epoch)
+  dataset = build("config.data", load, data, num_classes=net.num_classes)
+  steps_per_epoch = len(dataset.train) / batch_size
+  total = _num_steps(num_epochs, num_steps, steps_per_epoch)
   optimizer, rate = build(
-    "config.optim", _make_optimizer, optim, num_steps=total
+    "config.optim", make_optimizer, optim, num_steps=total
   )
-  dtype = at_least_float32(net.dtype)
-  with_loss = build("config.loss", losses.make_loss, loss)
-  change = build(
-    "config.augment",
-    augmentation.make_augment,
-    augment,
-    dtype=dtype,
-  )
-  for key in ("mean", "std"):
-    if len(augment[key]) != dataset.image_shape[-1]:
+  image_dtype = at_least_float32(net.dtype)
+  change = build("config.augment", make_augment, augment, dtype=image_dtype)
+  colours = {key: augment[key] for key in ("mean", "std")}
+  for key, value in colours.items():
+    if len(value) != dataset.image_shape[-1]:
       raise InputError(
-        f"config.augment.{key} has {len(augment[key])} numbers and the images "
+        f"config.augment.{key} has {len(value)} numbers and the images "
         f"{dataset.image_shape[-1]} channels: give one number a channel"
       )
-  normalize = functools.partial(
-    augmentation.normalize,
-    mean=augment["mean"],
-    std=augment["std"],
-    dtype=dtype,
-  )
+  criterion = build("config.loss", make_loss, loss)
   return Run(
     config=config,
     mesh=mesh,
-    length=Length(total, per_epoch, log_every, eval_every, checkpoint_every),
+    length=Length(
+      total, steps_per_epoch, log_every, eval_every, checkpoint_every
+    ),
     batch_size=batch_size,
     eval_batch_size=sharding.round_up(eval_batch_size, mesh),
     keep_checkpoints=keep_checkpoints,
@@ -219,14 +210,12 @@ def _assemble(
     optimizer=optimizer,
     learning_rate=rate,
     train_step=steps.make_train_step(
-      net, optimizer, change, with_loss, seed=seed, mesh=mesh
+      net, optimizer, change, criterion, seed=seed, mesh=mesh
     ),
-    eval_step=steps.make_eval_step(net, normalize, mesh=mesh),
+    eval_step=steps.make_eval_step(
+      net, functools.partial(normalize, **colours, dtype=image_dtype), mesh=mesh
+    ),
   )
-
-
-_data_load = data.load
-_make_optimizer = optim.make_optimizer
 
 
 def _num_steps(
@@ -237,9 +226,18 @@ def _num_steps(
       f"config.num_epochs is {num_epochs} and config.num_steps {num_steps}: "
       "give one of them, and None for the other"
     )
-  total = num_steps
+  key, total = "num_steps", num_steps or 0
   if num_epochs is not None:
-    total = round(num_epochs * steps_per_epoch)
-  if total is None or total < 1:
-    raise InputError(f"the run has {total} steps: use 1 or more")
+    key, total = "num_epochs", round(num_epochs * steps_per_epoch)
+  if total < 1:
+    raise InputError(
+      f"config.{key} makes a run of {total} steps: use at least 1 step"
+    )
   return total
+
+
+def _this_host() -> dict[str, int]:
+  return {
+    "shard_index": jax.process_index(),
+    "shard_count": jax.process_count(),
+  }

@@ -70,7 +70,9 @@ def check(
   }
   for key in values:
     if key not in parameters:
-      raise InputError(f"{section}.{key} is unknown: {nearest(key, parameters)}")
+      raise InputError(
+        f"{section}.{key} is unknown: {nearest(key, parameters)}"
+      )
   for key, parameter in parameters.items():
     if key not in values:
       if parameter.default is inspect.Parameter.empty:

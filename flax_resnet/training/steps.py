@@ -45,9 +45,7 @@ def make_train_step(
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.params
-    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return TrainState(
       step=state.step + 1,

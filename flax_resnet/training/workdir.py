@@ -25,7 +25,9 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     ) from error
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror}") from error
-  existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+  existing = next(
+    p for p in (workdir, *workdir.absolute().parents) if p.exists()
+  )
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
     raise InputError(
       f"workdir {workdir} cannot be written, because {existing} "

@@ -1,0 +1,67 @@
+"""ResNet-20 on CIFAR-10, as in section 4.2 of He et al. 2015.
+
+Batch 128, 64,000 steps, learning rate 0.1 divided by 10 at 32,000 and 48,000,
+weight decay 1e-4 (here on the kernels alone), crops of images padded by 4
+pixels, mirroring, option A shortcuts.
+
+Command:   python train.py --config configs/cifar10_resnet20.py
+Source:    https://arxiv.org/abs/1512.03385, Table 6
+Published: 8.75 % error (one run)
+Measured:  @CIFAR@
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      seed=0,
+      batch_size=128,
+      eval_batch_size=500,
+      num_epochs=None,
+      num_steps=64_000,
+      log_every=100,
+      eval_every=2_000,
+      checkpoint_every=2_000,
+      keep_checkpoints=2,
+      model=dict(
+        name="cifar_resnet20",
+        num_classes=10,
+        norm_group_size=None,
+        dtype="float32",
+      ),
+      data=dict(
+        name="cifar10",
+        data_dir=None,
+        train_split="train",
+        eval_split="test",
+        image_size=32,
+        random_resized_crop=False,
+        center_crop_fraction=1.0,
+        in_memory=True,
+        num_threads=2,
+      ),
+      augment=dict(
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        flip=True,
+        crop_padding=4,
+        rotation=0.0,
+        translation=0.0,
+        scaling=0.0,
+        shear=0.0,
+      ),
+      loss=dict(label_smoothing=0.0),
+      optim=dict(
+        learning_rate=0.1,
+        schedule="step",
+        warmup=0.0,
+        boundaries=(32 / 64, 48 / 64),
+        decay_rate=0.1,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+      ),
+    )
+  )

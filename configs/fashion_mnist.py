@@ -1,0 +1,57 @@
+"""ResNet-20 on Fashion-MNIST."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      seed=0,
+      batch_size=64,
+      eval_batch_size=500,
+      num_epochs=6,
+      num_steps=None,
+      log_every=100,
+      eval_every=938,
+      checkpoint_every=938,
+      keep_checkpoints=2,
+      model=dict(
+        name="cifar_resnet20",
+        num_classes=10,
+        norm_group_size=None,
+        dtype="float32",
+      ),
+      data=dict(
+        name="fashion_mnist",
+        data_dir=None,
+        train_split="train",
+        eval_split="test",
+        image_size=28,
+        random_resized_crop=False,
+        center_crop_fraction=1.0,
+        in_memory=True,
+        num_threads=2,
+      ),
+      augment=dict(
+        mean=(0.2860,),
+        std=(0.3530,),
+        flip=True,
+        crop_padding=0,
+        rotation=0.0,
+        translation=0.0,
+        scaling=0.0,
+        shear=0.0,
+      ),
+      loss=dict(label_smoothing=0.1),
+      optim=dict(
+        learning_rate=0.1,
+        schedule="cosine",
+        warmup=0.15,
+        boundaries=(),
+        decay_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+      ),
+    )
+  )
