@@ -6,6 +6,7 @@ what one device would compute on the whole batch.
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -14,7 +15,7 @@ import numpy as np
 BATCH_AXIS = "batch"
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh of one axis over `devices`; None for all of all hosts."""
   devices = jax.devices() if devices is None else devices
   return jax.make_mesh(

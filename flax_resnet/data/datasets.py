@@ -1,9 +1,7 @@
 """A data set by name: its records, what is done to them, its batches."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-
-import numpy as np
+import dataclasses
 
 from flax_resnet.data import pipeline, sources, transforms
 

@@ -36,7 +36,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   """A TFDS builder that needs neither a download nor TensorFlow."""
 
   VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "The copy of scikit-learn, 1,437 + 360."}
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -57,15 +56,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     from sklearn import datasets  # Slow to import, and needed only once.
 
-    digits = datasets.load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    images = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return {
-      "train": self._generate_examples(
-        images[:NUM_TRAIN], digits.target[:NUM_TRAIN]
-      ),
-      "test": self._generate_examples(
-        images[NUM_TRAIN:], digits.target[NUM_TRAIN:]
-      ),
+      "train": self._generate_examples(images[:NUM_TRAIN], labels[:NUM_TRAIN]),
+      "test": self._generate_examples(images[NUM_TRAIN:], labels[NUM_TRAIN:]),
     }
 
   def _generate_examples(self, images, labels):

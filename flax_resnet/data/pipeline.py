@@ -3,7 +3,8 @@
 Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import grain
 import numpy as np
@@ -47,7 +48,7 @@ def train_batches(
     return _example(transform(record["image"], rng), record["label"], True)
 
   batches = (
-    grain.MapDataset.source(source)
+    grain.MapDataset.source(cast(Sequence, source))
     .seed(seed)
     .shuffle()
     .repeat()

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 import difflib
-from typing import Protocol, TypedDict
+import operator
+from typing import Any, Protocol, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -19,12 +20,15 @@ class Record(TypedDict):
 class Source(Protocol):
   """Examples by index; safe to read from several threads at once."""
 
-  channels: int
-  class_names: Sequence[str]
+  @property
+  def channels(self) -> int: ...
+
+  @property
+  def class_names(self) -> Sequence[str]: ...
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, index: int, /) -> Record: ...
+  def __getitem__(self, index: SupportsIndex, /) -> Record: ...
 
   def __getitems__(self, indices: Sequence[int], /) -> list[Record]: ...
 
@@ -57,15 +61,17 @@ class TFDSSource:
         f"in another folder with 'python -m flax_resnet prepare {name} "
         "--data-dir DIR'"
       )
-    features = builder.info.features
+    features: Any = builder.info.features
     if not {"image", "label"} <= features.keys():
       raise ValueError(
         f"data set {name!r} has the features {', '.join(features)}: use an "
         "image-classification set, one with 'image' and 'label'"
       )
     try:
+      # TFDS hides what its decoder takes behind a decorator.
+      encoded: Any = tfds.decode.SkipDecoding
       self._records = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
+        split, decoders={"image": encoded()}
       )
     except (ValueError, AssertionError) as error:
       raise ValueError(
@@ -80,7 +86,7 @@ class TFDSSource:
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> Record:
+  def __getitem__(self, index: SupportsIndex) -> Record:
     return self._record(self._records[index])
 
   def __getitems__(self, indices: Sequence[int]) -> list[Record]:
@@ -93,7 +99,7 @@ class TFDSSource:
 def _find(name: str, data_dir: str | None):
   """Returns the TFDS builder of a set that is on disk."""
   import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import read_only_builder
+  from tensorflow_datasets.core import constants, read_only_builder
 
   try:
     return read_only_builder.builder_from_files(name, data_dir=data_dir)
@@ -107,7 +113,7 @@ def _find(name: str, data_dir: str | None):
       ) from error
     raise FileNotFoundError(
       f"data set {name!r} is not prepared in "
-      f"{data_dir or tfds.core.constants.DATA_DIR}: run 'python -m flax_resnet "
+      f"{data_dir or constants.DATA_DIR}: run 'python -m flax_resnet "
       f"prepare {name}"
       + (f" --data-dir {data_dir}" if data_dir else "")
       + "', "
@@ -140,12 +146,12 @@ class SyntheticSource:
   def __len__(self) -> int:
     return self._num_examples
 
-  def __getitem__(self, index: int) -> Record:
-    label = index % len(self.class_names)
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    label = operator.index(index) % len(self.class_names)
     picture = np.random.default_rng(label).integers(
       64, 192, self._shape, dtype=np.uint8
     )
-    noise = np.random.default_rng((1, index)).integers(
+    noise = np.random.default_rng((1, operator.index(index))).integers(
       0, 64, self._shape, dtype=np.uint8
     )
     return {"image": picture + noise, "label": label}
@@ -171,7 +177,7 @@ class InMemory:
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> Record:
+  def __getitem__(self, index: SupportsIndex) -> Record:
     return self._records[index]
 
   def __getitems__(self, indices: Sequence[int]) -> list[Record]:

@@ -6,6 +6,7 @@ sizes only.
 """
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -137,7 +138,9 @@ class Layers:
       name=name,
     )
 
-  def norm(self, *, zero_init: bool = False, name: str | None = None):
+  def norm(
+    self, *, zero_init: bool = False, name: str | None = None
+  ) -> BatchNorm:
     """A `BatchNorm`; `zero_init` starts its scale at 0 instead of 1."""
     init = nn.initializers
     return BatchNorm(
@@ -151,4 +154,6 @@ class Layers:
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   """3x3 maximum at stride 2, padded by 1: the pool after the 7x7 stem."""
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  # Linen takes pairs, whatever its annotation says.
+  padding: Any = ((1, 1), (1, 1))
+  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)

@@ -6,7 +6,11 @@ import functools
 import inspect
 from typing import Any
 
-from flax_resnet.models.blocks import BasicBlock, BottleneckBlock
+from flax_resnet.models.blocks import (
+  BasicBlock,
+  BottleneckBlock,
+  ShortcutKind,
+)
 from flax_resnet.models.resnet import ResNet
 
 # He et al. 2015, Table 1; 200 as in fb.resnet.torch.
@@ -20,7 +24,7 @@ _IMAGENET = {
 }
 
 
-def _cifar(depth: int, shortcut: str) -> Callable[..., ResNet]:
+def _cifar(depth: int, shortcut: ShortcutKind) -> Callable[..., ResNet]:
   """The nets of section 4.2: 6n + 2 layers, option A or no shortcut."""
   return functools.partial(
     ResNet,

@@ -3,7 +3,7 @@
 import signal
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - as StopIteration, no error
   """A run that was stopped by a signal, after a checkpoint.
 
   Attributes:

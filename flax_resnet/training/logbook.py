@@ -11,7 +11,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 import tqdm
 
-Row = dict[str, float]
+Row = dict[str, Any]
 
 
 class Logbook:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.training import curves, metrics
@@ -105,7 +106,7 @@ def _training_metrics(
   return {
     "train/loss": means["loss"],
     "train/top1": means["top1"],
-    "learning_rate": float(run.learning_rate(step - 1)),
+    "learning_rate": float(np.asarray(run.learning_rate(step - 1))),
     "images_per_second": pace.lap(step) * run.batch_size,
   }
 
@@ -125,7 +126,7 @@ def _conclude(
   if not finished:
     raise Stopped(
       f"stopped after step {step}, which is saved: the same command continues",
-      signals.received,
+      signals.received or 0,
     )
   last = evaluated[-1]
   best = max(evaluated, key=lambda row: row["val/top1"])

@@ -32,8 +32,8 @@ def sums(
 
 
 def _rank(logits: Array, label: Array) -> Array:
-  """How many classes come before the true one; as in argmax, the first of
-  equals comes first, and so does NaN."""
+  """How many classes come before the true one, in the order of argmax."""
+  # Of equals the first comes first; NaN comes before all.
   true = jnp.take_along_axis(logits, label, axis=-1)
   classes = jnp.arange(logits.shape[-1])
   before = jnp.where(classes < label, ~(logits < true), ~(logits <= true))

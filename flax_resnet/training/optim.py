@@ -71,5 +71,5 @@ def _check(name: str, value: float, holds: bool, wanted: str) -> None:
 
 
 def decayed(params: Any) -> Any:
-  """Marks the kernels: scales and biases are not decayed (Goyal et al. 2017)."""
+  """Marks the kernels; scales and biases are not decayed (Goyal et al.)."""
   return jax.tree.map(lambda p: p.ndim > 1, params)

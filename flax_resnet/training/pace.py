@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import time
+from typing import Any
 
 import jax
 
@@ -19,7 +20,7 @@ class Pace:
     self._since = time.monotonic()
 
   @contextlib.contextmanager
-  def pause(self, state: jax.Array) -> Iterator[None]:
+  def pause(self, state: Any) -> Iterator[None]:
     """Leaves a `with` block out, once the steps up to `state` are done."""
     jax.block_until_ready(state)
     start = time.monotonic()

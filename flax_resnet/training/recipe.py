@@ -64,20 +64,25 @@ def _override(config: ConfigDict, text: str) -> str:
   if not equals:
     raise InputError(f"--config.{text} has no value: write --config.{text}=…")
   *sections, key = path.split(".")
-  section: Any = config
-  for depth, name in enumerate([*sections, key]):
-    if not isinstance(section, ConfigDict) or name not in section:
-      known = section if isinstance(section, ConfigDict) else ()
-      before = ".".join(["config", *sections[:depth]])
-      raise InputError(f"{before}.{name} is unknown: {nearest(name, known)}")
-    section, parent = section[name], section
-  if isinstance(section, ConfigDict):
+  section = config
+  for depth, name in enumerate(sections):
+    section = _look_up(section, name, sections[:depth])
+    if not isinstance(section, ConfigDict):
+      raise InputError(f"config.{'.'.join(sections)} has no keys: leave .{key}")
+  if isinstance(leaf := _look_up(section, key, sections), ConfigDict):
     raise InputError(
-      f"config.{path} is a section: set one of its keys, {', '.join(section)}"
+      f"config.{path} is a section: set one of its keys, {', '.join(leaf)}"
     )
-  with parent.ignore_type():
-    parent[key] = _value(value)
+  with section.ignore_type():
+    section[key] = _value(value)
   return path
+
+
+def _look_up(section: ConfigDict, name: str, path: Sequence[str]) -> Any:
+  if name not in section:
+    where = ".".join(["config", *path, name])
+    raise InputError(f"{where} is unknown: {nearest(name, section)}")
+  return section[name]
 
 
 def _value(text: str) -> Any:

@@ -78,9 +78,8 @@ def check(
       if parameter.default is inspect.Parameter.empty:
         raise InputError(f"{section}.{key} is missing: add it to the config")
     elif not _fits(values[key], parameter.annotation):
-      raise InputError(
-        f"{section}.{key} is {values[key]!r}: use {_spell(parameter.annotation)}"
-      )
+      wanted = _spell(parameter.annotation)
+      raise InputError(f"{section}.{key} is {values[key]!r}: use {wanted}")
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

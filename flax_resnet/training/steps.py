@@ -1,6 +1,7 @@
 """One update and one evaluation step: pure functions of state and batch."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 from jax.sharding import Mesh
@@ -13,8 +14,8 @@ from flax_resnet.training import losses, metrics
 from flax_resnet.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], TrainState]
-EvalStep = Callable[[TrainState, metrics.Sums, Batch], metrics.Sums]
+TrainStep = jax.stages.Wrapped  # (state, batch) -> state
+EvalStep = jax.stages.Wrapped  # (state, sums, batch) -> sums
 
 
 def make_train_step(
@@ -69,7 +70,7 @@ def make_eval_step(
     state: TrainState, total: metrics.Sums, batch: Batch
   ) -> metrics.Sums:
     images = normalize(batch["image"])
-    logits = model.apply(state.variables, images, train=False)
+    logits = cast(jax.Array, model.apply(state.variables, images, train=False))
     each = losses.cross_entropy(logits, batch["label"])
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return metrics.add(total, new)
