@@ -53,7 +53,9 @@ class TFDSSource:
   def __init__(self, name: str, split: str, data_dir: str | None):
     import tensorflow_datasets as tfds
 
-    builder = _find(name, data_dir)
+    # TFDS hides the types of what is used here behind decorators.
+    decode: Any = tfds.decode
+    builder: Any = _find(name, data_dir)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
       raise ValueError(
         f"data set {name!r} in {builder.data_path} is stored as "
@@ -61,17 +63,15 @@ class TFDSSource:
         f"in another folder with 'python -m flax_resnet prepare {name} "
         "--data-dir DIR'"
       )
-    features: Any = builder.info.features
+    features = builder.info.features
     if not {"image", "label"} <= features.keys():
       raise ValueError(
         f"data set {name!r} has the features {', '.join(features)}: use an "
         "image-classification set, one with 'image' and 'label'"
       )
     try:
-      # TFDS hides what its decoder takes behind a decorator.
-      encoded: Any = tfds.decode.SkipDecoding
       self._records = builder.as_data_source(
-        split, decoders={"image": encoded()}
+        split, decoders={"image": decode.SkipDecoding()}
       )
     except (ValueError, AssertionError) as error:
       raise ValueError(

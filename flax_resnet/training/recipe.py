@@ -59,30 +59,29 @@ def _run(path: pathlib.Path) -> ConfigDict:
 
 
 def _override(config: ConfigDict, text: str) -> str:
-  """Applies "a.b=value" and returns "a.b"."""
+  """Applies "a.b=value" and returns "a.b".
+
+  The last name may be new to the file: an option that it leaves at its
+  default. Whether there is such an option is for the schema to say.
+  """
   path, equals, value = text.partition("=")
   if not equals:
     raise InputError(f"--config.{text} has no value: write --config.{text}=…")
   *sections, key = path.split(".")
   section = config
   for depth, name in enumerate(sections):
-    section = _look_up(section, name, sections[:depth])
-    if not isinstance(section, ConfigDict):
-      raise InputError(f"config.{'.'.join(sections)} has no keys: leave .{key}")
-  if isinstance(leaf := _look_up(section, key, sections), ConfigDict):
-    raise InputError(
-      f"config.{path} is a section: set one of its keys, {', '.join(leaf)}"
-    )
-  with section.ignore_type():
+    where = ".".join(["config", *sections[: depth + 1]])
+    if name not in section:
+      raise InputError(f"{where} is unknown: {nearest(name, section)}")
+    if not isinstance(section[name], ConfigDict):
+      raise InputError(f"{where} has no keys: set {where} itself")
+    section = section[name]
+  if isinstance(section.get(key), ConfigDict):
+    keys = ", ".join(section[key])
+    raise InputError(f"config.{path} is a section: set one of its keys, {keys}")
+  with section.unlocked(), section.ignore_type():
     section[key] = _value(value)
   return path
-
-
-def _look_up(section: ConfigDict, name: str, path: Sequence[str]) -> Any:
-  if name not in section:
-    where = ".".join(["config", *path, name])
-    raise InputError(f"{where} is unknown: {nearest(name, section)}")
-  return section[name]
 
 
 def _value(text: str) -> Any:

@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_resnet.data import augment
+
+KEY = jax.random.key(7)
+IMAGES = np.random.default_rng(0).integers(0, 256, (32, 9, 8, 3), np.uint8)
+FLOATS = jnp.asarray(IMAGES, jnp.float32)
+
+
+def test_normalize():
+  y = augment.normalize(jnp.asarray(IMAGES), (0.1, 0.2, 0.3), (0.5, 1, 2))
+  wanted = (IMAGES / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 1, 2])
+  np.testing.assert_allclose(y, wanted, atol=1e-6)
+
+
+def test_about_half_of_the_images_are_mirrored():
+  y = np.asarray(augment.random_flip(KEY, FLOATS))
+  mirrored = (y == IMAGES[:, :, ::-1]).all((1, 2, 3))
+  same = (y == IMAGES).all((1, 2, 3))
+  assert (mirrored ^ same).all()
+  assert 8 < mirrored.sum() < 24
+
+
+def test_crops_come_from_the_padded_image_at_every_offset():
+  many = jnp.repeat(FLOATS[:1], 400, 0)
+  crops = np.asarray(augment.random_crop(KEY, many, 2))
+  padded = np.pad(IMAGES[0], ((2, 2), (2, 2), (0, 0)))
+  windows = {
+    padded[i : i + 9, j : j + 8].astype(np.float32).tobytes(): (i, j)
+    for i in range(5)
+    for j in range(5)
+  }
+  found = [windows[np.ascontiguousarray(crop).tobytes()] for crop in crops]
+  assert set(found) == set(windows.values())
+
+
+def test_an_affine_map_of_nothing_changes_nothing():
+  y = augment.random_affine(KEY, FLOATS)
+  np.testing.assert_allclose(y, IMAGES, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "amount",
+  [
+    {"rotation": 30.0},
+    {"translation": 0.25},
+    {"scaling": 0.3},
+    {"shear": 0.3},
+  ],
+)
+def test_affine_maps_move_the_image_within_their_range(amount):
+  """A dot off the centre, whose place after the map can be computed."""
+  y, x = np.mgrid[:33, :33] - 16.0
+  dot = np.exp(-((y + 6) ** 2 + (x - 4) ** 2) / 8)[None, :, :, None]
+  dots = jnp.asarray(np.repeat(dot, 300, 0), jnp.float32)
+  moved = np.asarray(augment.random_affine(KEY, dots, **amount))[..., 0]
+  mass = moved.sum((1, 2))
+  rows = (moved * y).sum((1, 2)) / mass
+  columns = (moved * x).sum((1, 2)) / mass
+  if "rotation" in amount:
+    np.testing.assert_allclose(np.hypot(rows, columns), 52**0.5, atol=0.15)
+    angles = np.rad2deg(np.arctan2(rows, columns) - np.arctan2(-6, 4))
+    check_range(angles, 30)
+  elif "translation" in amount:
+    check_range(rows + 6, 33 / 4, 0.5)
+    check_range(columns - 4, 33 / 4, 0.5)
+  elif "scaling" in amount:
+    check_range(np.log(rows / -6), 0.3)
+    check_range(np.log(columns / 4), 0.3)
+  else:
+    np.testing.assert_allclose(rows, -6, atol=0.1)
+    check_range((columns - 4) / 6, 0.3)
+
+
+def check_range(values, limit, slack=0.1):
+  assert np.abs(values).max() < limit * (1 + slack)
+  assert values.max() > limit * 0.9
+  assert values.min() < -limit * 0.9
+
+
+def make(**changes):
+  nothing = dict.fromkeys(("rotation", "translation", "scaling", "shear"), 0.0)
+  return augment.make_augment(
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+    **(nothing | {"flip": False, "crop_padding": 0} | changes),
+  )
+
+
+def test_augment_is_a_function_of_its_key():
+  change = make(flip=True, crop_padding=2, rotation=10.0)
+  one, same = change(KEY, IMAGES), change(KEY, IMAGES)
+  other = change(jax.random.key(8), IMAGES)
+  np.testing.assert_array_equal(one, same)
+  assert (one != other).any()
+
+
+def test_augment_without_options_only_normalizes():
+  y = make()(KEY, jnp.asarray(IMAGES))
+  np.testing.assert_allclose(y, IMAGES / 127.5 - 1, atol=1e-5)

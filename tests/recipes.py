@@ -1,0 +1,30 @@
+"""The configs of this repository, and a tiny one for tests."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from flax_resnet.training import load_recipe
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "configs").glob("*.py"))
+
+
+def tiny(data_dir: str) -> ConfigDict:
+  """Returns the digits recipe with a net of three thin blocks, for 4 steps."""
+  config = load_recipe(ROOT / "configs" / "digits.py")
+  config.update(
+    batch_size=64,
+    eval_batch_size=64,
+    num_steps=4,
+    num_epochs=None,
+    log_every=2,
+    eval_every=4,
+    checkpoint_every=4,
+  )
+  with config.model.unlocked():
+    config.model.stage_sizes = (1, 1, 1)
+    config.model.stage_features = (4, 8, 8)
+  config.data.data_dir = data_dir
+  config.data.image_size = 8
+  return config

@@ -1,0 +1,50 @@
+import importlib.util
+import sys
+
+import pytest
+
+from flax_resnet import __main__ as verbs
+
+
+def run(monkeypatch, capsys, *arguments):
+  monkeypatch.setattr(sys, "argv", ["flax_resnet", *arguments])
+  code = 0
+  try:
+    verbs.main()
+  except SystemExit as end:
+    code = end.code
+  return code, *capsys.readouterr()
+
+
+def test_prepare_digits(tmp_path, monkeypatch, capsys):
+  arguments = ["prepare", "digits", "--data-dir", str(tmp_path)]
+  code, out, err = run(monkeypatch, capsys, *arguments)
+  assert (code, err) == (0, "")
+  assert out == f"{tmp_path}/digits/1.0.0: train 1,437, test 360\n"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "required: VERB"),
+    (["prepar"], "invalid choice: 'prepar'"),
+    (["prepare"], "required: name"),
+    (["prepare", "cifar10", "--dir=x"], "unrecognized arguments: --dir=x"),
+  ],
+)
+def test_wrong_arguments(monkeypatch, capsys, arguments, message):
+  code, _, err = run(monkeypatch, capsys, *arguments)
+  assert code == 2
+  assert message in err
+  assert err.count("\n") == 1
+
+
+def test_without_tensorflow_prepare_says_what_to_install(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  arguments = ["prepare", "cifar10", "--data-dir", str(tmp_path)]
+  code, _, err = run(monkeypatch, capsys, *arguments)
+  assert code == 2
+  assert "pip install 'flax_resnet[prepare]'" in err
+  assert err.count("\n") == 1

@@ -1,0 +1,313 @@
+"""train.py as a user runs it: what it prints, and how it ends."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.recipes import ROOT
+import train as script
+
+
+@pytest.fixture
+def recipe(tmp_path, data_dir):
+  """A config file of the tiny net on digits."""
+  path = tmp_path / "recipe.py"
+  path.write_text(
+    f"""
+from tests.recipes import tiny
+
+
+def get_config():
+  return tiny({data_dir!r})
+"""
+  )
+  return path
+
+
+def run(capsys, monkeypatch, *flags):
+  """Runs train.py in this process; returns its exit code and its output."""
+  monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+  code = 0
+  try:
+    script.main()
+  except SystemExit as end:
+    code = end.code
+  out, err = capsys.readouterr()
+  return code, out, err
+
+
+def one_sentence(err):
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  assert "Traceback" not in err
+  return err
+
+
+WRONG = {
+  "unknown flag": (["--confg=x"], "unrecognized|required|is not a flag"),
+  "no such config": (["--config=nope.py"], "nope.py is not there"),
+  "a folder as config": (["--config=configs"], "configs is not there"),
+  "misspelt key": (
+    ["--config.optim.learning_rat=1"],
+    "config.optim.learning_rat is unknown: did you mean 'learning_rate'?",
+  ),
+  "misspelt section": (
+    ["--config.optm.learning_rate=1"],
+    "config.optm is unknown: did you mean 'optim'?",
+  ),
+  "key of a number": (["--config.seed.x=1"], "config.seed has no keys"),
+  "a whole section": (["--config.optim=1"], "config.optim is a section"),
+  "no value": (["--config.seed"], "--config.seed has no value"),
+  "wrong type": (
+    ["--config.optim.learning_rate=fast"],
+    "config.optim.learning_rate is 'fast': use float",
+  ),
+  "a broken number": (
+    ["--config.optim.learning_rate=nan"],
+    "config.optim.learning_rate is 'nan': use float",
+  ),
+  "unknown schedule": (
+    ["--config.optim.schedule=cosin"],
+    "config.optim.schedule is 'cosin': use one of 'cosine', 'step'",
+  ),
+  "unknown model": (
+    ["--config.model.name=cifar_resnet21"],
+    "config.model: unknown model 'cifar_resnet21': did you mean 'cifar_resnet",
+  ),
+  "unknown shortcut": (
+    ["--config.model.shortcut=skip"],
+    "config.model.shortcut is 'skip': use one of 'identity', 'projection'",
+  ),
+  "unknown data set": (
+    ["--config.data.name=digit"],
+    "config.data: unknown data set 'digit': did you mean 'digits'?",
+  ),
+  "unknown split": (
+    ["--config.data.eval_split=dev"],
+    "config.data: data set 'digits' has no split 'dev': use one of train, test",
+  ),
+  "data set not prepared": (
+    ["--config.data.name=cifar100"],
+    "'cifar100' is not prepared in .*: run 'python -m flax_resnet prepare cifa",
+  ),
+  "batch and devices": (
+    ["--config.batch_size=60"],
+    "batch_size is 60, which cannot be split evenly over 8 devices",
+  ),
+  "batch and groups": (
+    ["--config.model.norm_group_size=48"],
+    "norm_group_size is 48, which does not divide config.batch_size 64",
+  ),
+  "zero steps": (["--config.num_steps=0"], "a run of 0 steps"),
+  "zero epochs": (["--config.num_epochs=0"], "a run of 0 steps"),
+  "two lengths": (
+    ["--config.num_steps=5", "--config.num_epochs=1"],
+    "config.num_epochs is 1 and config.num_steps 5: give one",
+  ),
+  "never evaluated": (["--config.eval_every=0"], "config.eval_every is 0"),
+  "negative seed": (["--config.seed=-1"], "config.seed is -1"),
+  "colours": (["--config.augment.mean=(0.1,0.2)"], "mean has 2 numbers"),
+  "classes": (["--config.model.num_classes=7"], "10 classes and the model 7"),
+}
+
+
+@pytest.mark.parametrize("flags", WRONG.values(), ids=WRONG)
+def test_a_wrong_input_ends_with_one_sentence_and_code_2(
+  recipe, tmp_path, capsys, monkeypatch, flags
+):
+  flags, wanted = flags
+  if not any(flag.startswith("--config=") for flag in flags):
+    flags = [f"--config={recipe}", *flags]
+  workdir = tmp_path / "run"
+  code, _, err = run(capsys, monkeypatch, *flags, "--workdir", workdir)
+  assert code == 2
+  assert re.search(wanted, one_sentence(err)), err
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("line", "wanted"),
+  [
+    ("config.optim.learning_rat = 1.0", "config.optim.learning_rat is unknown"),
+    ("config.modl = 1", "config.modl is unknown: did you mean 'model'?"),
+    ("config.model.shortcut = 'skip'", "is 'skip': use one of 'identity', "),
+    ("config.model.dtype = 'float33'", "config.model.dtype|dtype"),
+    ("del config.batch_size", "config.batch_size is missing"),
+    ("config.batch_size = '64'", "config.batch_size is '64': use int"),
+    ("raise KeyError('oops')", "fails with KeyError: 'oops'"),
+    ("return 3", "does not return a ConfigDict"),
+  ],
+)
+def test_a_wrong_config_file_ends_with_one_sentence(
+  tmp_path, data_dir, capsys, monkeypatch, line, wanted
+):
+  path = tmp_path / "wrong.py"
+  path.write_text(
+    f"""
+from tests.recipes import tiny
+
+
+def get_config():
+  config = tiny({data_dir!r})
+  {line}
+  return config
+"""
+  )
+  workdir = tmp_path / "run"
+  code, _, err = run(
+    capsys, monkeypatch, f"--config={path}", f"--workdir={workdir}"
+  )
+  assert code == 2
+  assert re.search(wanted, one_sentence(err)), err
+  assert not workdir.exists()
+
+
+def snapshot(folder: pathlib.Path):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def test_what_a_workdir_refuses(recipe, tmp_path, capsys, monkeypatch):
+  workdir = tmp_path / "run"
+  flags = [f"--config={recipe}", f"--workdir={workdir}"]
+  code, out, _ = run(capsys, monkeypatch, *flags)
+  assert code == 0
+  assert "finished after 4 steps" in out
+  before = snapshot(workdir)
+
+  # Another config.
+  code, _, err = run(
+    capsys,
+    monkeypatch,
+    *flags,
+    "--config.optim.learning_rate=0.5",
+    "--config.model.norm_group_size=8",
+  )
+  assert code == 2
+  assert "model.norm_group_size (there null, now 8)" in one_sentence(err)
+  assert "optim.learning_rate (there " in err
+  assert "seed" not in err
+  assert snapshot(workdir) == before
+
+  # A checkpoint of another model.
+  (workdir / "config.json").unlink()
+  before = snapshot(workdir)
+  code, _, err = run(
+    capsys, monkeypatch, *flags, "--config.model.stage_features=(4,8,9)"
+  )
+  assert code == 2
+  assert "is not of this model and optimizer" in one_sentence(err)
+  assert "params/head/kernel is float32[8, 10] instead of float32[9, 10]" in err
+  assert snapshot(workdir) == before
+
+  # A damaged config.json.
+  (workdir / "config.json").write_text("{")
+  code, _, err = run(capsys, monkeypatch, *flags)
+  assert code == 2
+  assert "config.json is not JSON" in one_sentence(err)
+
+
+def test_a_workdir_that_cannot_be_written(
+  recipe, tmp_path, capsys, monkeypatch
+):
+  (tmp_path / "file").write_text("here")
+  for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+    code, _, err = run(
+      capsys, monkeypatch, f"--config={recipe}", f"--workdir={workdir}"
+    )
+    assert code == 2
+    assert "cannot be written" in one_sentence(err)
+  assert (tmp_path / "file").read_text() == "here"
+
+  # No permission; tests may run as root, whom permissions do not stop.
+  monkeypatch.setattr(os, "access", lambda *_: False)
+  code, _, err = run(
+    capsys, monkeypatch, f"--config={recipe}", f"--workdir={tmp_path / 'new'}"
+  )
+  assert code == 2
+  assert "is not writable" in one_sentence(err)
+  assert not (tmp_path / "new").exists()
+
+
+def start(recipe, workdir, *flags):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      ROOT / "train.py",
+      f"--config={recipe}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_checkpoint(process, workdir):
+  while not any((workdir / "checkpoints").glob("[0-9]*")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+  ("signum", "code"),
+  [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+)
+def test_a_killed_process_continues_to_the_same_end(
+  recipe, tmp_path, signum, code
+):
+  flags = ["--config.num_steps=80", "--config.checkpoint_every=5"]
+  workdir = tmp_path / "run"
+  process = start(recipe, workdir, *flags)
+  wait_for_checkpoint(process, workdir)
+  process.send_signal(signum)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == code
+  if code > 0:
+    assert "the same command continues" in err
+    assert err.count("\n") == 1
+  assert not (workdir / "summary.json").exists()
+
+  process = start(recipe, workdir, *flags)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err
+  assert err == ""
+  assert "continues after step" in out
+
+  whole = start(recipe, tmp_path / "whole", *flags)
+  whole.communicate(timeout=300)
+  results = [
+    json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    for folder in (workdir, tmp_path / "whole")
+  ]
+  for key in ("step", "train/loss", "val/loss", "val/top1"):
+    assert results[0][key] == results[1][key]
+
+
+def test_the_default_workdir_is_named_after_the_recipe(
+  recipe, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  code, _, _ = run(capsys, monkeypatch, f"--config={recipe}")
+  assert code == 0
+  assert (tmp_path / "runs" / "recipe" / "summary.json").exists()
+
+
+def test_help_says_what_the_flags_do(capsys, monkeypatch):
+  code, out, _ = run(capsys, monkeypatch, "--help")
+  assert code == 0
+  assert "--config" in out
+  assert "runs/<name of" in out

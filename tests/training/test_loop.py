@@ -1,0 +1,209 @@
+"""Whole runs: resume, devices, evaluation, the files of a workdir."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from flax_resnet import sharding
+from flax_resnet.training import loop, Stopped, train
+from flax_resnet.training.checkpoint import Checkpoints
+from flax_resnet.training.logbook import read
+from flax_resnet.training.run import prepare
+
+
+def final_state(config, workdir, mesh):
+  run = prepare(config.to_dict(), mesh)
+  checkpoints = Checkpoints(workdir / "checkpoints", 2)
+  step = checkpoints.latest_step()
+  state = checkpoints.restore(step, run.initial_state())
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def train_to(config, workdir, mesh, stop, monkeypatch):
+  """Trains until the step `stop` is done, then gets SIGTERM."""
+  advance = loop.Logbook.advance
+  done = []
+
+  def count(self):
+    advance(self)
+    done.append(None)
+    if self._first + len(done) == stop:
+      signal.raise_signal(signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Logbook, "advance", count)
+    with pytest.raises(Stopped) as stopped:
+      train(config, workdir, mesh)
+  assert stopped.value.exit_code == 143
+  assert f"after step {stop}" in str(stopped.value)
+
+
+def assert_same_bits(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_leaves_the_files_that_were_promised(config, tmp_path, mesh):
+  config.num_steps = 4
+  summary = train(config, tmp_path, mesh)
+  files = {path.name for path in tmp_path.iterdir()}
+  assert files == {
+    "checkpoints",
+    "config.json",
+    "curves.png",
+    "metrics.jsonl",
+    "summary.json",
+    "tensorboard",
+  }
+  written = json.loads((tmp_path / "config.json").read_text())
+  assert written == json.loads(json.dumps(config.to_dict()))
+  assert json.loads((tmp_path / "summary.json").read_text()) == summary
+  assert summary["finished"] is True
+  assert summary["step"] == 4
+  rows = read(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [2, 4]
+  assert rows[1].keys() == {
+    *("step", "epoch", "seconds", "learning_rate", "images_per_second"),
+    *("train/loss", "train/top1"),
+    *("val/loss", "val/top1", "val/top5", "val/count"),
+  }
+  assert rows[1]["epoch"] == pytest.approx(4 * 64 / 1437)
+  assert rows[1]["val/count"] == 360
+  assert summary["val/top1"] == rows[1]["val/top1"]
+
+
+def test_a_run_learns(config, tmp_path, mesh):
+  config.num_steps = 60
+  config.eval_every = config.checkpoint_every = 60
+  config.augment.update(rotation=0.0, translation=0.0, scaling=0.0, shear=0.0)
+  summary = train(config, tmp_path, mesh)
+  assert summary["val/top1"] > 0.6
+  rows = read(tmp_path / "metrics.jsonl")
+  assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.5
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [23], [3, 4, 24]])
+def test_a_stopped_run_ends_with_the_same_bits(
+  config, tmp_path, mesh, monkeypatch, stops
+):
+  """22.5 steps are an epoch here: the stops lie in the middle of epochs."""
+  config.num_steps = 25
+  config.log_every = 4
+  config.eval_every = 10
+  config.checkpoint_every = 10
+  train(config, tmp_path / "whole", mesh)
+  for stop in stops:
+    train_to(config, tmp_path / "parts", mesh, stop, monkeypatch)
+  train(config, tmp_path / "parts", mesh)
+  assert_same_bits(
+    final_state(config, tmp_path / "whole", mesh),
+    final_state(config, tmp_path / "parts", mesh),
+  )
+  clocks = ("seconds", "images_per_second")
+  whole, parts = (
+    [
+      {key: value for key, value in row.items() if key not in clocks}
+      for row in read(tmp_path / name / "metrics.jsonl")
+    ]
+    for name in ("whole", "parts")
+  )
+  assert whole == parts
+
+
+def test_a_finished_run_is_left_as_it_is(config, tmp_path, mesh, capsys):
+  train(config, tmp_path, mesh)
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  state = final_state(config, tmp_path, mesh)
+  summary = train(config, tmp_path, mesh)
+  assert summary["finished"]
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  assert_same_bits(final_state(config, tmp_path, mesh), state)
+  assert "continues after step 4" in capsys.readouterr().out
+
+
+def after_20_steps(config, devices, group, dtype):
+  config.num_steps = 20
+  config.model.norm_group_size = group
+  with config.model.unlocked():
+    config.model.dtype = config.model.param_dtype = dtype
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  run = prepare(config.to_dict(), mesh)
+  state = run.initial_state()
+  batches = sharding.prefetch(run.train_batches(0), mesh)
+  for _ in range(20):
+    state = run.train_step(state, next(batches))
+  return jax.device_get(state.variables)
+
+
+def relative_difference(a, b):
+  a, b = (
+    np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+    for tree in (a, b)
+  )
+  return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("group", [None, 8, 32])
+@pytest.mark.parametrize(
+  ("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)]
+)
+def test_the_number_of_devices_changes_nothing(config, group, dtype, limit):
+  with jax.enable_x64(dtype == "float64"):
+    one = after_20_steps(config, 1, group, dtype)
+    assert {x.dtype for x in jax.tree.leaves(one)} == {np.dtype(dtype)}
+    for devices in (2, 8):
+      other = after_20_steps(config, devices, group, dtype)
+      assert relative_difference(one, other) <= limit
+
+
+def test_the_norm_group_size_changes_the_run(config):
+  whole = after_20_steps(config, 1, None, "float32")
+  groups = after_20_steps(config, 1, 8, "float32")
+  assert relative_difference(whole, groups) > 1e-2
+
+
+def test_evaluation_counts_every_image_once(config):
+  seen = set()
+  for devices in (1, 8):
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    for batch_size in (7, 64, 512):
+      config.eval_batch_size = batch_size
+      run = prepare(config.to_dict(), mesh)
+      state = run.initial_state()
+      result = loop.evaluate(run.eval_step, state, run.eval_batches(), mesh)
+      assert result["val/count"] == 360
+      seen.add((result["val/top1"], round(result["val/loss"], 4)))
+  assert len(seen) == 1
+
+
+def test_evaluation_weighs_every_image_alike(config, mesh):
+  """Against the logits of all images in one batch."""
+  config.eval_batch_size = 7
+  run = prepare(config.to_dict(), mesh)
+  state = run.initial_state()
+  result = loop.evaluate(run.eval_step, state, run.eval_batches(), mesh)
+  images = np.stack([r["image"] for r in run.dataset.eval.source])
+  labels = np.array([r["label"] for r in run.dataset.eval.source])
+  mean, std = config.augment.mean[0], config.augment.std[0]
+  logits = np.asarray(
+    run.model.apply(
+      state.variables, ((images / 255 - mean) / std).astype(np.float32),
+      train=False,
+    ),
+    np.float64,
+  )  # fmt: skip
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  assert result["val/top1"] == (logits.argmax(-1) == labels).mean()
+  wanted = -log_p[np.arange(360), labels].mean()
+  assert result["val/loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_state_is_donated(config, mesh):
+  run = prepare(config.to_dict(), mesh)
+  state = run.initial_state()
+  batch = next(sharding.prefetch(run.train_batches(0), mesh))
+  run.train_step(state, batch)
+  assert state.params["head"]["kernel"].is_deleted()

@@ -1,0 +1,110 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flax_resnet.training.optim import make_optimizer
+
+PAPER = {
+  "learning_rate": 0.1,
+  "schedule": "step",
+  "warmup": 0.0,
+  "boundaries": (0.5, 0.75),
+  "decay_rate": 0.1,
+  "momentum": 0.9,
+  "nesterov": False,
+  "weight_decay": 1e-4,
+}
+
+
+def make(num_steps, **changes):
+  return make_optimizer(num_steps, **(PAPER | changes))
+
+
+def test_the_schedule_of_the_paper():
+  _, rate = make(64_000)
+  for step, wanted in (
+    (0, 0.1),
+    (31_999, 0.1),
+    (32_000, 0.01),
+    (47_999, 0.01),
+    (48_000, 0.001),
+    (63_999, 0.001),
+  ):
+    assert float(rate(step)) == pytest.approx(wanted), step
+
+
+def test_the_schedule_of_goyal_et_al():
+  # 1,251 steps an epoch: 5 epochs of warm-up, then steps at 30, 60 and 80.
+  _, rate = make(
+    90 * 1251,
+    learning_rate=0.4,
+    warmup=5 / 90,
+    boundaries=(30 / 90, 60 / 90, 80 / 90),
+  )
+  for epoch, wanted in (
+    (0, 0),
+    (2.5, 0.2),
+    (5, 0.4),
+    (29.9, 0.4),
+    (30, 0.04),
+    (59.9, 0.04),
+    (60, 0.004),
+    (80, 0.0004),
+  ):
+    assert float(rate(round(epoch * 1251))) == pytest.approx(wanted, abs=2e-4)
+
+
+def test_cosine_falls_to_zero():
+  _, rate = make(100, schedule="cosine", warmup=0.2, boundaries=())
+  assert float(rate(0)) == 0
+  assert float(rate(10)) == pytest.approx(0.05)
+  assert float(rate(20)) == pytest.approx(0.1)
+  assert float(rate(60)) == pytest.approx(0.05)
+  assert float(rate(100)) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_that_of_pytorch(nesterov):
+  """torch.optim.SGD's documented update, in NumPy."""
+  optimizer, rate = make(4, nesterov=nesterov, weight_decay=0.05)
+  rng = np.random.default_rng(0)
+  params = {"kernel": rng.normal(size=(3, 2)), "scale": rng.normal(size=3)}
+  theirs = {key: value.copy() for key, value in params.items()}
+  velocity = {key: 0.0 for key in params}
+  ours = {key: jnp.asarray(value, jnp.float32) for key, value in params.items()}
+  state = optimizer.init(ours)
+  for step in range(4):
+    grads = {key: rng.normal(size=value.shape) for key, value in params.items()}
+    updates, state = optimizer.update(
+      {key: jnp.asarray(g, jnp.float32) for key, g in grads.items()},
+      state,
+      ours,
+    )
+    ours = optax.apply_updates(ours, updates)
+    for key, grad in grads.items():
+      if key == "kernel":  # Scales and biases are not decayed.
+        grad = grad + 0.05 * theirs[key]
+      velocity[key] = 0.9 * velocity[key] + grad
+      change = grad + 0.9 * velocity[key] if nesterov else velocity[key]
+      theirs[key] = theirs[key] - float(rate(step)) * change
+  for key in params:
+    np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    ({"learning_rate": float("inf")}, "learning_rate is inf"),
+    ({"warmup": 1.0}, "warmup is 1.0"),
+    ({"boundaries": (0.5, 30)}, "boundaries is 30"),
+    ({"decay_rate": 0.0}, "decay_rate is 0.0"),
+    ({"momentum": 1.0}, "momentum is 1.0"),
+    ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
+  ],
+)
+def test_numbers_out_of_range_are_told(changes, message):
+  with pytest.raises(ValueError, match=message):
+    make(100, **changes)
