@@ -1,4 +1,14 @@
-"""ResNet-20 on Fashion-MNIST."""
+"""ResNet-20 on Fashion-MNIST, made to fit 20 minutes of two CPU cores.
+
+Batch 64 for 5.3 epochs, cosine after a short warm-up, mirroring, label
+smoothing. Chosen on the last 6,000 training images (one run of 6 epochs on the
+first 54,000: 94.05 %), not on the test images.
+
+Command:   python train.py --config configs/fashion_mnist.py \
+             --config.data.data_dir=DIR
+Source:    none; the set is https://arxiv.org/abs/1708.07747
+Measured:  @FASHION@
+"""
 
 from ml_collections import ConfigDict
 
@@ -9,11 +19,11 @@ def get_config() -> ConfigDict:
       seed=0,
       batch_size=64,
       eval_batch_size=500,
-      num_epochs=6,
-      num_steps=None,
+      num_epochs=None,
+      num_steps=5_000,
       log_every=100,
-      eval_every=938,
-      checkpoint_every=938,
+      eval_every=1_250,
+      checkpoint_every=500,
       keep_checkpoints=2,
       model=dict(
         name="cifar_resnet20",

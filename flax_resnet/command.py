@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 import contextlib
+import logging
 import sys
 from typing import NoReturn
 
@@ -32,6 +33,9 @@ def exits() -> Iterator[None]:
 
   2 after a wrong input, 130 after Ctrl-C, 143 after SIGTERM.
   """
+  # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
+  # half-written checkpoint to be removed.
+  logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     yield
   except InputError as error:

@@ -1,17 +1,29 @@
 """Every test sees eight CPU devices, and shapes are checked by jaxtyping."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-os.environ["OMP_NUM_THREADS"] = "1"
+# Tests in other processes, and processes that tests start, reuse what one has
+# compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 from jaxtyping import install_import_hook
 
 # Before the package is imported anywhere: its annotations become checks.
-install_import_hook(["flax_resnet"], "beartype.beartype")
+install_import_hook(
+  [
+    "flax_resnet.models",
+    "flax_resnet.data.augment",
+    "flax_resnet.training.losses",
+    "flax_resnet.training.metrics",
+  ],
+  "beartype.beartype",
+)
 
 import jax
 from ml_collections import ConfigDict

@@ -6,7 +6,10 @@ from flax_resnet.training import load_recipe
 from flax_resnet.training.run import prepare
 from tests.recipes import RECIPES
 
+# Small, and of images that need nothing.
 SYNTHETIC = {
+  "batch_size": 64,
+  "data.image_size": 32,
   "data.name": "synthetic",
   "data.train_split": "train",
   "data.eval_split": "test",

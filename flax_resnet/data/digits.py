@@ -7,7 +7,6 @@ file's order, in which the test digits come from other writers.
 
 import contextlib
 import io
-import logging
 
 import numpy as np
 from PIL import Image
@@ -18,11 +17,7 @@ NUM_TRAIN = 1437
 
 def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
   """Writes the set as array_record if it is not there yet: about a second."""
-  quiet = logging.getLogger("absl")  # It warns of a set that is not there yet.
-  level = quiet.level
-  quiet.setLevel(logging.ERROR)
   builder = Digits(data_dir=data_dir)
-  quiet.setLevel(level)
   if not builder.is_prepared():
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a banner.
       tfds.disable_progress_bar()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import difflib
 import operator
-from typing import Any, Protocol, SupportsIndex, TypedDict
+from typing import Any, Protocol, runtime_checkable, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Record(TypedDict):
   label: int
 
 
+@runtime_checkable
 class Source(Protocol):
   """Examples by index; safe to read from several threads at once."""
 
@@ -59,9 +60,9 @@ class TFDSSource:
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
       raise ValueError(
         f"data set {name!r} in {builder.data_path} is stored as "
-        f"{builder.info.file_format}, which has no random access: prepare it "
-        f"in another folder with 'python -m flax_resnet prepare {name} "
-        "--data-dir DIR'"
+        f"{builder.info.file_format.value}, which has no random access: "
+        f"prepare it in another folder with 'python -m flax_resnet prepare "
+        f"{name} --data-dir DIR'"
       )
     features = builder.info.features
     if not {"image", "label"} <= features.keys():
@@ -76,10 +77,9 @@ class TFDSSource:
     except (ValueError, AssertionError) as error:
       raise ValueError(
         f"data set {name!r} has no split {split!r}: use one of "
-        f"{', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
+        f"{', '.join(builder.info.splits)}, or a part that is not empty, such "
+        "as 'train[:90%]'"
       ) from error
-    if not len(self._records):
-      raise ValueError(f"split {split!r} of data set {name!r} is empty")
     self.channels = features["image"].shape[-1] or 3
     self.class_names = features["label"].names
 

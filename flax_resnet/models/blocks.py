@@ -1,7 +1,7 @@
 """The residual block: H(x) = F(x) + x (He et al. 2015, arXiv:1512.03385)."""
 
 import functools
-from typing import ClassVar, get_args, Literal
+from typing import ClassVar
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -9,10 +9,7 @@ from jaxtyping import Array, Float
 
 from flax_resnet.models.layers import Layers
 
-ShortcutKind = Literal[
-  "identity", "projection", "projection_all", "conv", "none"
-]
-SHORTCUTS: tuple[str, ...] = get_args(ShortcutKind)
+SHORTCUTS = ("identity", "projection", "projection_all", "conv", "none")
 
 
 class BasicBlock(nn.Module):
@@ -30,7 +27,7 @@ class BasicBlock(nn.Module):
 
   features: int
   strides: int = 1
-  shortcut: ShortcutKind = "projection"
+  shortcut: str = "projection"
   use_bias: bool = False
   zero_init_residual: bool = False
   layers: Layers = Layers()
@@ -74,7 +71,7 @@ class BottleneckBlock(nn.Module):
 
   features: int
   strides: int = 1
-  shortcut: ShortcutKind = "projection"
+  shortcut: str = "projection"
   use_bias: bool = False
   zero_init_residual: bool = False
   layers: Layers = Layers()
@@ -125,7 +122,7 @@ class Shortcut(nn.Module):
       channels.
   """
 
-  kind: ShortcutKind
+  kind: str
   features: int
   strides: int = 1
   layers: Layers = Layers()

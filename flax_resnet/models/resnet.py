@@ -1,7 +1,6 @@
 """The residual network: a stem, stages of residual blocks, a linear head."""
 
 from collections.abc import Sequence
-from typing import get_args, Literal
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -11,13 +10,11 @@ from jaxtyping import Array, Float
 from flax_resnet.models.blocks import (
   BasicBlock,
   BottleneckBlock,
-  ShortcutKind,
   SHORTCUTS,
 )
 from flax_resnet.models.layers import at_least_float32, Layers, max_pool
 
-StemKind = Literal["imagenet", "cifar"]
-STEMS: tuple[str, ...] = get_args(StemKind)
+STEMS = ("imagenet", "cifar")
 
 
 class ResNet(nn.Module):
@@ -49,9 +46,9 @@ class ResNet(nn.Module):
   stage_sizes: Sequence[int]
   block: type[BasicBlock] | type[BottleneckBlock]
   stage_features: Sequence[int] = (64, 128, 256, 512)
-  stem: StemKind = "imagenet"
+  stem: str = "imagenet"
   num_classes: int = 1000
-  shortcut: ShortcutKind = "projection"
+  shortcut: str = "projection"
   use_bias: bool = False
   zero_init_residual: bool = False
   norm_group_size: int | None = None
@@ -72,6 +69,8 @@ class ResNet(nn.Module):
         f"stage_sizes has {len(self.stage_sizes)} entries and stage_features "
         f"{len(self.stage_features)}: give one of each a stage"
       )
+    for field in ("dtype", "param_dtype"):
+      _check_dtype(field, getattr(self, field))
     if self.num_classes < 0:
       raise ValueError(f"num_classes is {self.num_classes}: use 0 or more")
     if self.norm_group_size is not None and self.norm_group_size < 1:
@@ -143,6 +142,15 @@ class ResNet(nn.Module):
     return maps
 
 
+def _check_dtype(field: str, dtype: DTypeLike) -> None:
+  try:
+    if jnp.issubdtype(dtype, jnp.floating):
+      return
+  except TypeError:
+    pass
+  raise ValueError(f"{field} is {dtype!r}: use float32, bfloat16 or float64")
+
+
 class Stem(nn.Module):
   """The first convolution, BatchNorm and ReLU.
 
@@ -152,7 +160,7 @@ class Stem(nn.Module):
     layers: How convolutions and norms are made.
   """
 
-  kind: StemKind
+  kind: str
   features: int
   layers: Layers = Layers()
 

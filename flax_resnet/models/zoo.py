@@ -9,7 +9,6 @@ from typing import Any
 from flax_resnet.models.blocks import (
   BasicBlock,
   BottleneckBlock,
-  ShortcutKind,
 )
 from flax_resnet.models.resnet import ResNet
 
@@ -24,7 +23,7 @@ _IMAGENET = {
 }
 
 
-def _cifar(depth: int, shortcut: ShortcutKind) -> Callable[..., ResNet]:
+def _cifar(depth: int, shortcut: str) -> Callable[..., ResNet]:
   """The nets of section 4.2: 6n + 2 layers, option A or no shortcut."""
   return functools.partial(
     ResNet,

@@ -81,18 +81,16 @@ class Checkpoints:
     self._manager.close()
 
   def _check(self, step: int, stored: dict, wanted: dict) -> None:
-    problems = [
-      *(f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())),
-      *(
-        f"{name} is unexpected"
-        for name in sorted(stored.keys() - wanted.keys())
-      ),
-      *(
-        f"{name} is {stored[name]} instead of {wanted[name]}"
-        for name in sorted(stored.keys() & wanted.keys())
-        if stored[name] != wanted[name]
-      ),
-    ]
+    problems = []
+    # Parameters first: the rest mostly repeats what is wrong with them.
+    names = stored.keys() | wanted.keys()
+    for name in sorted(names, key=lambda n: (not n.startswith("params"), n)):
+      if name not in stored:
+        problems.append(f"{name} is missing")
+      elif name not in wanted:
+        problems.append(f"{name} is unexpected")
+      elif stored[name] != wanted[name]:
+        problems.append(f"{name} is {stored[name]} instead of {wanted[name]}")
     if problems:
       more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
       raise InputError(

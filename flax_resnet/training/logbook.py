@@ -41,7 +41,10 @@ class Logbook:
     _write_rows(self._path, self.rows)
     self._file = self._path.open("a")
     self._events = SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1
+      str(workdir / "tensorboard"),
+      purge_step=step + 1,
+      # Two starts within a second would share a file.
+      filename_suffix=f".{step:09d}",
     )
     self._bar = tqdm.tqdm(
       total=num_steps,

@@ -7,11 +7,12 @@ from flax_resnet.data import augment
 
 KEY = jax.random.key(7)
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 9, 8, 3), np.uint8)
-FLOATS = jnp.asarray(IMAGES, jnp.float32)
+PIXELS = jnp.asarray(IMAGES)
+FLOATS = PIXELS.astype(jnp.float32)
 
 
 def test_normalize():
-  y = augment.normalize(jnp.asarray(IMAGES), (0.1, 0.2, 0.3), (0.5, 1, 2))
+  y = augment.normalize(PIXELS, (0.1, 0.2, 0.3), (0.5, 1, 2))
   wanted = (IMAGES / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 1, 2])
   np.testing.assert_allclose(y, wanted, atol=1e-6)
 
@@ -92,12 +93,12 @@ def make(**changes):
 
 def test_augment_is_a_function_of_its_key():
   change = make(flip=True, crop_padding=2, rotation=10.0)
-  one, same = change(KEY, IMAGES), change(KEY, IMAGES)
-  other = change(jax.random.key(8), IMAGES)
+  one, same = change(KEY, PIXELS), change(KEY, PIXELS)
+  other = change(jax.random.key(8), PIXELS)
   np.testing.assert_array_equal(one, same)
   assert (one != other).any()
 
 
 def test_augment_without_options_only_normalizes():
-  y = make()(KEY, jnp.asarray(IMAGES))
+  y = make()(KEY, PIXELS)
   np.testing.assert_allclose(y, IMAGES / 127.5 - 1, atol=1e-5)

@@ -29,10 +29,10 @@ def variables():
 
 @pytest.mark.parametrize("group", [8, 4, 2])
 def test_batch_norm_is_that_of_numpy(variables, group):
-  x = RNG.normal(3, 2, (8, 5, 4, 3)).astype(np.float32)
+  x = jnp.asarray(RNG.normal(3, 2, (8, 5, 4, 3)), jnp.float32)
   norm = BatchNorm(group_size=None if group == 8 else group)
   y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-  wanted, mean, var = batch_norm(x, group, **variables["params"])
+  wanted, mean, var = batch_norm(np.asarray(x), group, **variables["params"])
   np.testing.assert_allclose(y, wanted, atol=2e-5)
   old, new = variables["batch_stats"], updates["batch_stats"]
   # Groups count alike; the variance is the unbiased one, as in PyTorch.
@@ -45,7 +45,7 @@ def test_batch_norm_is_that_of_numpy(variables, group):
 
 
 def test_batch_norm_evaluates_with_running_statistics(variables):
-  x = RNG.normal(size=(2, 3, 3, 3)).astype(np.float32)
+  x = jnp.asarray(RNG.normal(size=(2, 3, 3, 3)), jnp.float32)
   y = BatchNorm().apply(variables, x, train=False)
   stats, params = variables["batch_stats"], variables["params"]
   scaled = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)

@@ -73,9 +73,10 @@ def test_feature_maps(name, sides, channels):
     abstract(model),
     images,
   )
-  assert list(maps) == ["stem", *(f"stage{i}" for i in range(1, len(sides)))]
-  for value, side, width in zip(maps.values(), sides, channels, strict=True):
-    assert value.shape == (2, side, side, width)
+  names = ["stem", *(f"stage{i}" for i in range(1, len(sides)))]
+  assert maps.keys() == set(names)
+  for name, side, width in zip(names, sides, channels, strict=True):
+    assert maps[name].shape == (2, side, side, width)
 
 
 def test_no_classes_means_pooled_features():

@@ -4,6 +4,7 @@ import json
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,9 +86,8 @@ def test_a_run_learns(config, tmp_path, mesh):
   assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.5
 
 
-@pytest.mark.parametrize("stops", [[1], [5], [23], [3, 4, 24]])
 def test_a_stopped_run_ends_with_the_same_bits(
-  config, tmp_path, mesh, monkeypatch, stops
+  config, tmp_path, mesh, monkeypatch
 ):
   """22.5 steps are an epoch here: the stops lie in the middle of epochs."""
   config.num_steps = 25
@@ -95,7 +95,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
   config.eval_every = 10
   config.checkpoint_every = 10
   train(config, tmp_path / "whole", mesh)
-  for stop in stops:
+  for stop in (1, 7, 8, 24):
     train_to(config, tmp_path / "parts", mesh, stop, monkeypatch)
   train(config, tmp_path / "parts", mesh)
   assert_same_bits(
@@ -187,14 +187,10 @@ def test_evaluation_weighs_every_image_alike(config, mesh):
   result = loop.evaluate(run.eval_step, state, run.eval_batches(), mesh)
   images = np.stack([r["image"] for r in run.dataset.eval.source])
   labels = np.array([r["label"] for r in run.dataset.eval.source])
-  mean, std = config.augment.mean[0], config.augment.std[0]
-  logits = np.asarray(
-    run.model.apply(
-      state.variables, ((images / 255 - mean) / std).astype(np.float32),
-      train=False,
-    ),
-    np.float64,
-  )  # fmt: skip
+  scaled = (images / 255 - config.augment.mean[0]) / config.augment.std[0]
+  scaled = jnp.asarray(scaled, jnp.float32)
+  logits = run.model.apply(state.variables, scaled, train=False)
+  logits = np.asarray(logits, np.float64)
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   assert result["val/top1"] == (logits.argmax(-1) == labels).mean()
   wanted = -log_p[np.arange(360), labels].mean()
