@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 import contextlib
 import logging
+import signal
 import sys
 from typing import NoReturn
 
@@ -44,3 +45,6 @@ def exits() -> Iterator[None]:
   except Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(stop.exit_code)
+  except KeyboardInterrupt:
+    print("interrupted: nothing was in progress", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)

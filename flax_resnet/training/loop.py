@@ -43,7 +43,6 @@ def train(
   workdir = pathlib.Path(workdir)
   config = config.to_dict() if isinstance(config, ConfigDict) else config
   with contextlib.ExitStack() as stack:
-    signals = stack.enter_context(StopSignals())
     run = prepare(config, mesh or sharding.make_mesh())
     workdirs.check(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", run.keep_checkpoints)
@@ -56,7 +55,8 @@ def train(
     stack.callback(log.close)
     log.say(run.describe(state))
 
-    state = _fit(run, state, checkpoints, log, signals)
+    with StopSignals() as signals:
+      state = _fit(run, state, checkpoints, log, signals)
     return _conclude(run, int(state.step), workdir, log, signals)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import importlib.util
 import pathlib
 import sys
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -68,7 +68,7 @@ def _override(config: ConfigDict, text: str) -> str:
   if not equals:
     raise InputError(f"--config.{text} has no value: write --config.{text}=…")
   *sections, key = path.split(".")
-  section = config
+  section = cast(Any, config)
   for depth, name in enumerate(sections):
     where = ".".join(["config", *sections[: depth + 1]])
     if name not in section:

@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+
+from flax_resnet import sharding
+
+
+def test_a_batch_is_split_in_order_over_the_devices():
+  mesh = sharding.make_mesh()
+  batch = {"image": np.arange(32, dtype=np.uint8).reshape(16, 2)}
+  image = sharding.shard_batch(batch, mesh)["image"]
+  np.testing.assert_array_equal(image, batch["image"])
+  assert [s.data.shape for s in image.addressable_shards] == [(2, 2)] * 8
+  for i, shard in enumerate(image.addressable_shards):
+    np.testing.assert_array_equal(shard.data, batch["image"][2 * i : 2 * i + 2])
+
+
+@pytest.mark.parametrize("batch_size", [0, -8, 7, 12])
+def test_a_batch_that_cannot_be_split_is_told(batch_size):
+  with pytest.raises(ValueError, match=f"batch_size is {batch_size}.*of 8"):
+    sharding.check_batch_size(batch_size, sharding.make_mesh())
+
+
+def test_round_up():
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  assert [sharding.round_up(n, mesh) for n in (1, 4, 7, 512)] == [4, 4, 8, 512]
+
+
+def test_prefetch_keeps_order_and_ends():
+  mesh = sharding.make_mesh()
+  batches = [{"x": np.full(8, i)} for i in range(5)]
+  seen = [int(b["x"][0]) for b in sharding.prefetch(iter(batches), mesh)]
+  assert seen == [0, 1, 2, 3, 4]
