@@ -105,14 +105,14 @@ WRONG = {
     ["--config.model.norm_group_size=48"],
     "norm_group_size is 48, which does not divide config.batch_size 64",
   ),
-  "zero steps": (["--config.num_steps=0"], "a run of 0 steps"),
-  "zero epochs": (["--config.num_epochs=0"], "a run of 0 steps"),
+  "zero steps": (["--config.num_steps=0"], "config: the run has 0 steps"),
+  "zero epochs": (["--config.num_epochs=0"], "config: the run has 0 steps"),
   "two lengths": (
     ["--config.num_steps=5", "--config.num_epochs=1"],
-    "config.num_epochs is 1 and config.num_steps 5: give one",
+    "config: num_epochs is 1 and num_steps 5: give one",
   ),
-  "never evaluated": (["--config.eval_every=0"], "config.eval_every is 0"),
-  "negative seed": (["--config.seed=-1"], "config.seed is -1"),
+  "never evaluated": (["--config.eval_every=0"], "config: eval_every is 0"),
+  "negative seed": (["--config.seed=-1"], "config: seed is -1"),
   "colours": (["--config.augment.mean=(0.1,0.2)"], "mean has 2 numbers"),
   "classes": (["--config.model.num_classes=7"], "10 classes and the model 7"),
 }
@@ -146,6 +146,7 @@ def test_a_wrong_input_ends_with_one_sentence_and_code_2(
     ("config.model.norm_group_size = 'all'", "is 'all': use int or None"),
     ("raise KeyError('oops')", "fails with KeyError: 'oops'"),
     ("return 3", "does not return a ConfigDict"),
+    ("x = (", "fails with SyntaxError: "),
   ],
 )
 def test_a_wrong_config_file_ends_with_one_sentence(

@@ -5,12 +5,15 @@ depend on how the batch is laid out over devices.
 """
 
 from collections.abc import Callable, Sequence
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 Images = Float[Array, "b h w c"]
+Normalize = Callable[[UInt8[Array, "b h w c"]], Images]
 Augment = Callable[[PRNGKeyArray, UInt8[Array, "b h w c"]], Images]
 
 
@@ -18,7 +21,7 @@ def normalize(
   images: UInt8[Array, "b h w c"],
   mean: Sequence[float],
   std: Sequence[float],
-  dtype=jnp.float32,
+  dtype: DTypeLike = jnp.float32,
 ) -> Images:
   """Scales uint8 to [0, 1], then to mean 0 and variance 1 by channel."""
   scaled = images.astype(dtype) / 255
@@ -111,9 +114,10 @@ def make_augment(
   translation: float,
   scaling: float,
   shear: float,
-  dtype=jnp.float32,
-) -> Augment:
-  """Returns what is done to a batch of training images.
+  channels: int,
+  dtype: DTypeLike = jnp.float32,
+) -> tuple[Augment, Normalize]:
+  """Returns what is done to images in training, and in evaluation.
 
   Args:
     mean: By channel, of images scaled to [0, 1].
@@ -124,20 +128,42 @@ def make_augment(
     translation: See there.
     scaling: See there.
     shear: See there.
-    dtype: Of the result.
+    channels: Of the images.
+    dtype: Of the results.
+
+  Raises:
+    ValueError: For a number out of its range.
   """
+  for name, numbers in (("mean", mean), ("std", std)):
+    if len(numbers) != channels:
+      raise ValueError(
+        f"{name} has {len(numbers)} numbers and the images {channels} "
+        "channels: give one number a channel"
+      )
+  if not all(0 < number < math.inf for number in std):
+    raise ValueError(f"std is {tuple(std)}: use numbers above 0")
+  affine = {
+    "rotation": rotation,
+    "translation": translation,
+    "scaling": scaling,
+    "shear": shear,
+  }
+  for name, number in {"crop_padding": crop_padding, **affine}.items():
+    if not 0 <= number < math.inf:
+      raise ValueError(f"{name} is {number}: use 0 or more")
+
+  def prepare(images):
+    return normalize(images, mean, std, dtype)
 
   def augment(key, images):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
-    images = normalize(images, mean, std, dtype)
-    if any((rotation, translation, scaling, shear)):
-      images = random_affine(
-        affine_key, images, rotation, translation, scaling, shear
-      )
+    images = prepare(images)
+    if any(affine.values()):
+      images = random_affine(affine_key, images, **affine)
     if flip:
       images = random_flip(flip_key, images)
     if crop_padding:
       images = random_crop(crop_key, images, crop_padding)
     return images
 
-  return augment
+  return augment, prepare

@@ -18,6 +18,8 @@ def prepare(name: str, data_dir: str | None) -> str:
     ValueError: When there is no such set, or TensorFlow is missing.
     OSError: When it cannot be downloaded or written.
   """
+  if data_dir is not None:
+    data_dir = os.path.expanduser(data_dir)
   if name == "digits":
     from flax_resnet.data import digits
 

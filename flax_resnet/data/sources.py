@@ -65,10 +65,13 @@ class TFDSSource:
         f"{name} --data-dir DIR'"
       )
     features = builder.info.features
-    if not {"image", "label"} <= features.keys():
+    if not (
+      isinstance(features.get("image"), tfds.features.Image)
+      and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
       raise ValueError(
         f"data set {name!r} has the features {', '.join(features)}: use an "
-        "image-classification set, one with 'image' and 'label'"
+        "image-classification set, with an 'image' and a class as 'label'"
       )
     try:
       self._records = builder.as_data_source(
@@ -80,7 +83,7 @@ class TFDSSource:
         f"{', '.join(builder.info.splits)}, or a part that is not empty, such "
         "as 'train[:90%]'"
       ) from error
-    self.channels = features["image"].shape[-1] or 3
+    self.channels = 1 if features["image"].shape[-1] == 1 else 3
     self.class_names = features["label"].names
 
   def __len__(self) -> int:

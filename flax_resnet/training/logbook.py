@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import json
-import os
 import pathlib
 import sys
 import time
@@ -10,6 +9,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 import tqdm
+
+from flax_resnet.training.workdir import write_text
 
 Row = dict[str, Any]
 
@@ -35,10 +36,11 @@ class Logbook:
     self.rows = [row for row in read(self._path) if row["step"] <= step]
     self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
     self._start = time.monotonic()
-    self._first = step
+    self._first_step = step
+    self._first_step_at = None
     if not writes:
       return
-    _write_rows(self._path, self.rows)
+    write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
     self._file = self._path.open("a")
     self._events = SummaryWriter(
       str(workdir / "tensorboard"),
@@ -61,6 +63,8 @@ class Logbook:
 
   def advance(self) -> None:
     """Moves the progress bar on by one step."""
+    if self._first_step_at is None:
+      self._first_step_at = time.monotonic()
     if self._writes:
       self._bar.update()
 
@@ -83,12 +87,9 @@ class Logbook:
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
 
-  def best(self) -> Row:
-    """Returns the evaluated row with the highest `val/top1`, the first such."""
-    return max(
-      (row for row in self.rows if "val/top1" in row),
-      key=lambda row: row["val/top1"],
-    )
+  def evaluated(self) -> list[Row]:
+    """Returns the rows of evaluated steps."""
+    return [row for row in self.rows if "val/top1" in row]
 
   def close(self) -> None:
     """Closes the files."""
@@ -113,8 +114,9 @@ class Logbook:
     return line
 
   def _left(self, step: int) -> str:
-    """How long the run will still take, at the mean pace of this process."""
-    pace = (time.monotonic() - self._start) / max(step - self._first, 1)
+    """How long the run will still take, at the mean pace since its start."""
+    since = time.monotonic() - (self._first_step_at or self._start)
+    pace = since / max(step - self._first_step, 1)
     return tqdm.tqdm.format_interval(pace * (self._bar.total - step))
 
 
@@ -128,9 +130,3 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       except json.JSONDecodeError:
         break
   return rows
-
-
-def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  os.replace(partial, path)

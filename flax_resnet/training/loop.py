@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -45,19 +46,23 @@ def train(
   with contextlib.ExitStack() as stack:
     run = prepare(config, mesh or sharding.make_mesh())
     workdirs.check(workdir, config)
-    checkpoints = Checkpoints(workdir / "checkpoints", run.keep_checkpoints)
+    checkpoints = Checkpoints(
+      workdir / "checkpoints", run.recipe.keep_checkpoints
+    )
     stack.callback(checkpoints.close)
     state = run.initial_state()
     if (step := checkpoints.latest_step()) is not None:
       state = checkpoints.restore(step, state)
-    workdirs.write_json(workdir / "config.json", config)
-    log = Logbook(workdir, int(state.step), run.length.num_steps)
+    if _writes():
+      workdirs.write_json(workdir / "config.json", config)
+    log = Logbook(workdir, int(state.step), run.num_steps, _writes())
     stack.callback(log.close)
     log.say(run.describe(state))
 
     with StopSignals() as signals:
       state = _fit(run, state, checkpoints, log, signals)
-    return _conclude(run, int(state.step), workdir, log, signals)
+    signum = signals.received or 0
+    return _conclude(run, int(state.step), workdir, log, signum)
 
 
 def _fit(
@@ -68,15 +73,15 @@ def _fit(
   signals: StopSignals,
 ) -> TrainState:
   """Takes the steps that are left; logs, evaluates and saves on the way."""
-  length, step, stopping = run.length, int(state.step), False
-  if step == length.num_steps:
+  recipe, step, stopping = run.recipe, int(state.step), False
+  if step == run.num_steps:
     return state
   batches = sharding.prefetch(run.train_batches(step), run.mesh)
   batch = next(batches)
   train_step = run.train_step.lower(state, batch).compile()
   pace = Pace(step)
 
-  while step < length.num_steps and not stopping:
+  while step < run.num_steps and not stopping:
     state = train_step(state, batch)
     step += 1
     batch = next(batches)
@@ -84,15 +89,15 @@ def _fit(
     stopping = signals.received is not None
 
     row = {}
-    if length.is_due(step, length.log_every):
+    if run.is_due(step, recipe.log_every):
       row |= _training_metrics(run, state, step, pace)
       state = state.replace(sums=run.zero_sums())
-    if length.is_due(step, length.eval_every):
+    if run.is_due(step, recipe.eval_every):
       with pace.pause(state):
         row |= evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
     if row:
-      log.write(step, {"epoch": step / length.steps_per_epoch, **row})
-    if stopping or length.is_due(step, length.checkpoint_every):
+      log.write(step, {"epoch": step / run.steps_per_epoch, **row})
+    if stopping or run.is_due(step, recipe.checkpoint_every):
       with pace.pause(state):
         checkpoints.save(state, row, run.about())
   return state
@@ -107,38 +112,33 @@ def _training_metrics(
     "train/loss": means["loss"],
     "train/top1": means["top1"],
     "learning_rate": float(np.asarray(run.learning_rate(step - 1))),
-    "images_per_second": pace.lap(step) * run.batch_size,
+    "images_per_second": pace.lap(step) * run.recipe.batch_size,
   }
 
 
 def _conclude(
-  run: Run,
-  step: int,
-  workdir: pathlib.Path,
-  log: Logbook,
-  signals: StopSignals,
+  run: Run, step: int, workdir: pathlib.Path, log: Logbook, signum: int
 ) -> dict[str, Any]:
   """Draws the curves, writes the summary and says how the run ended."""
-  finished = step == run.length.num_steps
-  evaluated = [row for row in log.rows if "val/top1" in row]
-  if log.rows:
+  if log.rows and _writes():
     curves.draw(log.rows, run.title(), workdir / "curves.png")
-  if not finished:
+  if step < run.num_steps:
     raise Stopped(
       f"stopped after step {step}, which is saved: the same command continues",
-      signals.received or 0,
+      signum,
     )
-  last = evaluated[-1]
-  best = max(evaluated, key=lambda row: row["val/top1"])
+  last = log.evaluated()[-1]
+  best = max(log.evaluated(), key=lambda row: row["val/top1"])
   summary = {
     "val/top1": last["val/top1"],
     "best/val/top1": best["val/top1"],
     "best/step": best["step"],
     "step": step,
     "seconds": round(log.seconds(), 1),
-    "finished": finished,
+    "finished": True,
   }
-  workdirs.write_json(workdir / "summary.json", summary)
+  if _writes():
+    workdirs.write_json(workdir / "summary.json", summary)
   log.say(
     f"finished after {step} steps and {log.seconds():.0f} s: top1 "
     f"{last['val/top1']:.2%} on {last['val/count']:,} images (best "
@@ -146,3 +146,8 @@ def _conclude(
     f"{workdir / 'curves.png'}"
   )
   return summary
+
+
+def _writes() -> bool:
+  """Whether this host writes the files of the run."""
+  return jax.process_index() == 0

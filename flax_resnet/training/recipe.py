@@ -1,7 +1,8 @@
 """Recipes: config files, and what the command line changes in them."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -10,6 +11,68 @@ from typing import Any, cast
 from ml_collections import ConfigDict
 
 from flax_resnet.training.schema import InputError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """The keys of a config; each section holds the arguments of a function.
+
+  Attributes:
+    seed: Of parameters, order and augmentation: 0 to 2^32 - 1.
+    batch_size: Examples of a step, on all devices together.
+    eval_batch_size: Examples that are evaluated at a time.
+    num_epochs: Length of the run, or None.
+    num_steps: Length of the run, or None; one of the two is given.
+    log_every: Steps between two logged rows.
+    eval_every: Steps between two evaluations.
+    checkpoint_every: Steps between two checkpoints.
+    keep_checkpoints: How many of the latest to keep, besides the best.
+    model: Arguments of `models.create_model`.
+    data: Arguments of `data.load`.
+    augment: Arguments of `data.augment.make_augment`.
+    loss: Arguments of `losses.make_loss`.
+    optim: Arguments of `optim.make_optimizer`.
+
+  Raises:
+    ValueError: For a number out of its range.
+  """
+
+  seed: int
+  batch_size: int
+  eval_batch_size: int
+  num_epochs: int | None
+  num_steps: int | None
+  log_every: int
+  eval_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  model: Mapping[str, Any]
+  data: Mapping[str, Any]
+  augment: Mapping[str, Any]
+  loss: Mapping[str, Any]
+  optim: Mapping[str, Any]
+
+  def __post_init__(self):
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed is {self.seed}: use 0 to {2**32 - 1}")
+    for name in ("batch_size", "eval_batch_size", "keep_checkpoints"):
+      _at_least_1(name, getattr(self, name))
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+      _at_least_1(name, getattr(self, name))
+    if (self.num_epochs is None) == (self.num_steps is None):
+      raise ValueError(
+        f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
+        "one of them, and None for the other"
+      )
+
+  def total_steps(self, num_examples: int) -> int:
+    """Returns the length of the run in steps."""
+    steps = self.num_steps
+    if self.num_epochs is not None:
+      steps = round(self.num_epochs * num_examples / self.batch_size)
+    if steps is None or steps < 1:
+      raise ValueError(f"the run has {steps} steps: use at least 1")
+    return steps
 
 
 def load_recipe(
@@ -48,9 +111,8 @@ def _run(path: pathlib.Path) -> ConfigDict:
     spec.loader.exec_module(module)
     config = module.get_config()
   except Exception as error:  # Whatever the user's own code raises.
-    raise InputError(
-      f"config file {path} fails with {type(error).__name__}: {error}"
-    ) from error
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    raise InputError(f"config file {path} fails with {what}") from error
   finally:
     sys.path.pop(0)
   if not isinstance(config, ConfigDict):
@@ -90,3 +152,8 @@ def _value(text: str) -> Any:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return text
+
+
+def _at_least_1(name: str, value: int) -> None:
+  if value < 1:
+    raise ValueError(f"{name} is {value}: use 1 or more")

@@ -1,6 +1,5 @@
 """One update and one evaluation step: pure functions of state and batch."""
 
-from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -8,7 +7,7 @@ from jax.sharding import Mesh
 import optax
 
 from flax_resnet import sharding
-from flax_resnet.data.augment import Augment
+from flax_resnet.data.augment import Augment, Normalize
 from flax_resnet.models import ResNet
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.state import TrainState
@@ -62,7 +61,7 @@ def make_train_step(
 
 
 def make_eval_step(
-  model: ResNet, normalize: Callable[[jax.Array], jax.Array], *, mesh: Mesh
+  model: ResNet, normalize: Normalize, *, mesh: Mesh
 ) -> EvalStep:
   """Returns the jitted function that adds a batch to the sums."""
 

@@ -37,9 +37,14 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes values as indented JSON."""
+  write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a whole file or none."""
   partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(values, indent=2) + "\n")
+  partial.write_text(text)
   os.replace(partial, path)
 
 

@@ -84,15 +84,13 @@ def check_range(values, limit, slack=0.1):
 
 def make(**changes):
   nothing = dict.fromkeys(("rotation", "translation", "scaling", "shear"), 0.0)
-  return augment.make_augment(
-    mean=(0.5,) * 3,
-    std=(0.5,) * 3,
-    **(nothing | {"flip": False, "crop_padding": 0} | changes),
-  )
+  common = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "channels": 3}
+  none = {**nothing, "flip": False, "crop_padding": 0}
+  return augment.make_augment(**(common | none | changes))
 
 
 def test_augment_is_a_function_of_its_key():
-  change = make(flip=True, crop_padding=2, rotation=10.0)
+  change, _ = make(flip=True, crop_padding=2, rotation=10.0)
   one, same = change(KEY, PIXELS), change(KEY, PIXELS)
   other = change(jax.random.key(8), PIXELS)
   np.testing.assert_array_equal(one, same)
@@ -100,5 +98,23 @@ def test_augment_is_a_function_of_its_key():
 
 
 def test_augment_without_options_only_normalizes():
-  y = make()(KEY, PIXELS)
-  np.testing.assert_allclose(y, IMAGES / 127.5 - 1, atol=1e-5)
+  change, _ = make()
+  np.testing.assert_allclose(change(KEY, PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
+  # Evaluation sees the images without any change of theirs.
+  _, prepare = make(flip=True, crop_padding=2, rotation=10.0)
+  np.testing.assert_allclose(prepare(PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"mean": (0.5,)}, "mean has 1 numbers and the images 3 channels"),
+    ({"std": (1.0, 0.0, 1.0)}, "std is .*: use numbers above 0"),
+    ({"std": (1.0, np.nan, 1.0)}, "std is .*: use numbers above 0"),
+    ({"crop_padding": -1}, "crop_padding is -1"),
+    ({"rotation": np.inf}, "rotation is inf"),
+  ],
+)
+def test_numbers_out_of_range_are_told(changes, message):
+  with pytest.raises(ValueError, match=message):
+    make(**changes)

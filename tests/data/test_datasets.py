@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -25,6 +26,28 @@ ARGUMENTS = {
 
 def load(name, **changes):
   return data.load(name=name, **(ARGUMENTS | changes))
+
+
+class Boxes(tfds.core.GeneratorBasedBuilder):
+  """A set whose label is not a class."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    features = {
+      "image": tfds.features.Image(shape=(4, 4, 3)),
+      "label": tfds.features.BBoxFeature(),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples()}
+
+  def _generate_examples(self):
+    box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+    yield 0, {"image": np.zeros((4, 4, 3), np.uint8), "label": box}
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -56,9 +79,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope="module")
 def shapes_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("shapes")
-  Shapes(
-    data_dir=str(path), file_format=tfds.core.FileFormat.ARRAY_RECORD
-  ).download_and_prepare()
+  for builder in (Shapes, Boxes):
+    builder(
+      data_dir=str(path), file_format=tfds.core.FileFormat.ARRAY_RECORD
+    ).download_and_prepare()
   return str(path)
 
 
@@ -74,6 +98,12 @@ def test_digits_are_those_of_scikit_learn_in_their_order(data_dir):
       np.testing.assert_array_equal(record["image"][..., 0], wanted)
   assert digits.class_names == list("0123456789")
   assert digits.image_shape == (8, 8, 1)
+
+
+def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch):
+  home, name = os.path.split(data_dir)
+  monkeypatch.setenv("HOME", home)
+  assert len(load("digits", data_dir=f"~/{name}").train) == 1437
 
 
 def test_parts_of_a_split(data_dir):
@@ -131,6 +161,7 @@ def test_synthetic_images_need_nothing():
       ValueError,
       "no split .* not empty",
     ),
+    ("boxes", {}, ValueError, "has the features .*: use an image-classific"),
     ("shapes", {"num_classes": 5}, ValueError, "2 classes and the model 5"),
     ("synthetic", {"train_split": "dev"}, ValueError, "no split 'dev'"),
     ("synthetic", {"image_size": 0}, ValueError, "image_size is 0"),
