@@ -1,4 +1,15 @@
-"""A small ResNet-20 on digits."""
+"""A ResNet of 8 layers on digits: a minute on two CPU cores.
+
+The 8x8 digits are enlarged to 16x16 and turned, sheared, scaled and shifted at
+random. Chosen on the training digits alone (benchmarks/digits.py --folds, one
+seed a fold, mean of 4 folds): ResNet-20 with widths 16, 32, 64 98.19 %, with
+stronger augmentation 98.40 %, this net 98.82 %.
+
+Command:   python train.py --config configs/digits.py
+Source:    none; the set is scikit-learn's, see flax_resnet/data/digits.py
+Measured:  98.22 % +- 0.15 top-1 (5 seeds: 98.33, 98.33, 98.33, 98.06, 98.06),
+           50 s a run after the first imports, 2 CPU cores, JAX 0.10.2
+"""
 
 from ml_collections import ConfigDict
 
@@ -7,16 +18,17 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       seed=0,
-      batch_size=128,
-      eval_batch_size=128,
+      batch_size=64,
+      eval_batch_size=360,
       num_epochs=None,
-      num_steps=330,
-      log_every=30,
-      eval_every=110,
-      checkpoint_every=110,
+      num_steps=660,
+      log_every=60,
+      eval_every=220,
+      checkpoint_every=220,
       keep_checkpoints=2,
       model=dict(
-        name="cifar_resnet20",
+        name="cifar_resnet8",
+        stage_features=(32, 64, 128),
         num_classes=10,
         norm_group_size=None,
         dtype="float32",
@@ -37,14 +49,15 @@ def get_config() -> ConfigDict:
         std=(0.35,),
         flip=False,
         crop_padding=0,
-        rotation=12.0,
-        translation=0.08,
-        scaling=0.15,
-        shear=0.1,
+        crop_size=None,
+        rotation=15.0,
+        translation=0.1,
+        scaling=0.2,
+        shear=0.2,
       ),
       loss=dict(label_smoothing=0.1),
       optim=dict(
-        learning_rate=0.2,
+        learning_rate=0.1,
         schedule="cosine",
         warmup=0.1,
         boundaries=(),

@@ -22,9 +22,7 @@ def tiny(data_dir: str) -> ConfigDict:
     eval_every=4,
     checkpoint_every=4,
   )
-  with config.model.unlocked():
-    config.model.stage_sizes = (1, 1, 1)
-    config.model.stage_features = (4, 8, 8)
+  config.model.stage_features = (4, 8, 8)
   config.data.data_dir = data_dir
   config.data.image_size = 8
   return config

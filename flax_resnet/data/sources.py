@@ -66,8 +66,9 @@ class TFDSSource:
       )
     features = builder.info.features
     if not (
-      isinstance(features.get("image"), tfds.features.Image)
-      and isinstance(features.get("label"), tfds.features.ClassLabel)
+      {"image", "label"} <= set(features)
+      and isinstance(features["image"], tfds.features.Image)
+      and isinstance(features["label"], tfds.features.ClassLabel)
     ):
       raise ValueError(
         f"data set {name!r} has the features {', '.join(features)}: use an "

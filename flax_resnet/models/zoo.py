@@ -43,7 +43,7 @@ _MODELS: dict[str, Callable[..., ResNet]] = {
   },
   **{
     f"cifar_resnet{depth}": _cifar(depth, "identity")
-    for depth in (20, 32, 44, 56, 110, 1202)
+    for depth in (8, 20, 32, 44, 56, 110, 1202)
   },
   **{
     f"cifar_plain{depth}": _cifar(depth, "none") for depth in (20, 32, 44, 56)

@@ -39,7 +39,7 @@ def test_parameter_counts_are_the_published_ones(name):
 
 
 def test_every_name_makes_a_network():
-  assert len(fr.list_models()) == 16
+  assert len(fr.list_models()) == 17
   for name in fr.list_models():
     assert isinstance(fr.create_model(name), fr.ResNet)
 
