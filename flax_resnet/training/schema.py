@@ -4,7 +4,7 @@
 a missing one or a value of the wrong type is told before anything is built.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import inspect
@@ -93,6 +93,12 @@ def _fits(value: Any, annotation: Any) -> bool:
     return True
   if isinstance(value, bool) and annotation in (int, float, int | None):
     return False
+  if typing.get_origin(annotation) is Sequence:
+    # beartype looks at one item of many, at random.
+    (item,) = typing.get_args(annotation)
+    return isinstance(value, (list, tuple)) and all(
+      _fits(each, item) for each in value
+    )
   return is_bearable(value, annotation, conf=_TYPES)
 
 
@@ -102,5 +108,7 @@ def _spell(annotation: Any) -> str:
     return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
   if isinstance(annotation, type) and not typing.get_args(annotation):
     return annotation.__name__
-  parts = str(annotation).replace("collections.abc.", "").split(" | ")
-  return " or ".join(parts)
+  if typing.get_origin(annotation) is Sequence:
+    (item,) = typing.get_args(annotation)
+    return f"a tuple of {_spell(item)}"
+  return " or ".join(str(annotation).split(" | "))

@@ -45,7 +45,9 @@ def test_a_section_becomes_the_arguments_of_its_function():
     ({"width": True}, "config.paint.width is True: use float"),
     ({"height": 1.5}, "config.paint.height is 1.5: use int or None"),
     ({"height": True}, "config.paint.height is True: use int or None"),
-    ({"corners": ("a",)}, r"corners is \('a',\): use Sequence\[float\]"),
+    ({"corners": ("a",)}, r"corners is \('a',\): use a tuple of float"),
+    ({"corners": (0.5,) * 20 + ("a",)}, "use a tuple of float"),
+    ({"corners": 0.5}, "corners is 0.5: use a tuple of float"),
     ({"width": -1.0}, "config.paint: width is -1.0: use 0 or more"),
   ],
 )
