@@ -47,7 +47,6 @@ def get_config() -> ConfigDict:
         std=(0.2470, 0.2435, 0.2616),
         flip=True,
         crop_padding=4,
-        crop_size=None,
         rotation=0.0,
         translation=0.0,
         scaling=0.0,

@@ -49,7 +49,6 @@ def get_config() -> ConfigDict:
         std=(0.35,),
         flip=False,
         crop_padding=0,
-        crop_size=None,
         rotation=15.0,
         translation=0.1,
         scaling=0.2,

@@ -1,15 +1,12 @@
 """ResNet-20 on Fashion-MNIST, made to fit 20 minutes of two CPU cores.
 
-Batch 64 for 6.8 epochs, cosine after a short warm-up, mirroring, label
-smoothing; trained on random 24x24 windows, which are cheaper and regularise,
-evaluated on all of the 28x28 image. An earlier recipe without the windows, 5.3
-epochs in the same time, was chosen on the last 6,000 training images (94.05 %)
-and came to 93.18 % on the test images; the windows came after that.
+Batch 64, cosine after a short warm-up, mirroring, label smoothing. Chosen on
+the last 6,000 training images, with 94.05 % after 6 epochs of the others.
 
 Command:   python train.py --config configs/fashion_mnist.py \
              --config.data.data_dir=DIR
 Source:    none; the set is https://arxiv.org/abs/1708.07747
-Measured:  @FASHION@
+Measured:  93.18 % top-1 (1 seed), 19 minutes on 2 CPU cores, JAX 0.10.2
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +19,9 @@ def get_config() -> ConfigDict:
       batch_size=64,
       eval_batch_size=500,
       num_epochs=None,
-      num_steps=6_400,
+      num_steps=5_000,
       log_every=100,
-      eval_every=1_600,
+      eval_every=1_250,
       checkpoint_every=500,
       keep_checkpoints=2,
       model=dict(
@@ -49,7 +46,6 @@ def get_config() -> ConfigDict:
         std=(0.3530,),
         flip=True,
         crop_padding=0,
-        crop_size=24,
         rotation=0.0,
         translation=0.0,
         scaling=0.0,

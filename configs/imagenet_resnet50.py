@@ -50,7 +50,6 @@ def get_config() -> ConfigDict:
         std=(0.229, 0.224, 0.225),
         flip=True,
         crop_padding=0,
-        crop_size=None,
         rotation=0.0,
         translation=0.0,
         scaling=0.0,

@@ -34,26 +34,18 @@ def random_flip(key: PRNGKeyArray, images: Images) -> Images:
   return jnp.where(flip, images[:, :, ::-1], images)
 
 
-def random_crop(
-  key: PRNGKeyArray, images: Images, padding: int, size: int | None = None
-) -> Images:
-  """Cuts a window out of each image, padded with zeros (the mean colour).
+def random_crop(key: PRNGKeyArray, images: Images, padding: int) -> Images:
+  """Pads each image with zeros (the mean colour) and crops it back at random.
 
-  Args:
-    key: Random key.
-    images: [b, h, w, c].
-    padding: Pixels on each side; He et al. 2015, section 4.2, have 4.
-    size: Height and width of the window; None for those of the images.
+  He et al. 2015, section 4.2, with `padding=4`.
   """
   border = (padding, padding)
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-  window = (size or images.shape[1], size or images.shape[2])
-  room = jnp.array(padded.shape[1:3]) - jnp.array(window)
-  corners = jax.random.randint(key, (len(images), 2), 0, room + 1)
+  corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
 
   def crop(image, corner):
     start = (corner[0], corner[1], 0)
-    return jax.lax.dynamic_slice(image, start, (*window, image.shape[-1]))
+    return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
   return jax.vmap(crop)(padded, corners)
 
@@ -118,12 +110,11 @@ def make_augment(
   std: Sequence[float],
   flip: bool,
   crop_padding: int,
-  crop_size: int | None,
   rotation: float,
   translation: float,
   scaling: float,
   shear: float,
-  image_shape: tuple[int, int, int],
+  channels: int,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[Augment, Normalize]:
   """Returns what is done to images in training, and in evaluation.
@@ -133,22 +124,20 @@ def make_augment(
     std: By channel, likewise.
     flip: Whether to mirror left to right, see `random_flip`.
     crop_padding: In pixels, see `random_crop`; 0 for none.
-    crop_size: In pixels, see there; None for the size of the images. Evaluation
-      sees all of the images.
     rotation: See `random_affine`, also for the next three; all 0 for none.
     translation: See there.
     scaling: See there.
     shear: See there.
-    image_shape: [h, w, c] of the images.
+    channels: Of the images.
     dtype: Of the results.
 
   Raises:
     ValueError: For a number out of its range.
   """
   for name, numbers in (("mean", mean), ("std", std)):
-    if len(numbers) != image_shape[-1]:
+    if len(numbers) != channels:
       raise ValueError(
-        f"{name} has {len(numbers)} numbers and the images {image_shape[-1]} "
+        f"{name} has {len(numbers)} numbers and the images {channels} "
         "channels: give one number a channel"
       )
   if not all(0 < number < math.inf for number in std):
@@ -163,10 +152,6 @@ def make_augment(
     if not 0 <= number < math.inf:
       raise ValueError(f"{name} is {number}: use 0 or more")
 
-  largest = min(image_shape[:2]) + 2 * crop_padding
-  if crop_size is not None and not 1 <= crop_size <= largest:
-    raise ValueError(f"crop_size is {crop_size}: use None, or 1 to {largest}")
-
   def prepare(images):
     return normalize(images, mean, std, dtype)
 
@@ -177,8 +162,8 @@ def make_augment(
       images = random_affine(affine_key, images, **affine)
     if flip:
       images = random_flip(flip_key, images)
-    if crop_padding or crop_size:
-      images = random_crop(crop_key, images, crop_padding, crop_size)
+    if crop_padding:
+      images = random_crop(crop_key, images, crop_padding)
     return images
 
   return augment, prepare

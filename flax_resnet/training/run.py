@@ -154,7 +154,7 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     "config.augment",
     make_augment,
     recipe.augment,
-    image_shape=dataset.image_shape,
+    channels=dataset.image_shape[-1],
     dtype=at_least_float32(model.dtype),
   )
   loss = build("config.loss", make_loss, recipe.loss)

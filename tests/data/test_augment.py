@@ -38,18 +38,6 @@ def test_crops_come_from_the_padded_image_at_every_offset():
   assert set(found) == set(windows.values())
 
 
-def test_crops_may_be_smaller_than_the_image():
-  many = jnp.repeat(FLOATS[:1], 200, 0)
-  crops = np.asarray(augment.random_crop(KEY, many, 0, 7))
-  assert crops.shape == (200, 7, 7, 3)
-  windows = {
-    IMAGES[0, i : i + 7, j : j + 7].astype(np.float32).tobytes()
-    for i in range(3)
-    for j in range(2)
-  }
-  assert {np.ascontiguousarray(crop).tobytes() for crop in crops} == windows
-
-
 def test_an_affine_map_of_nothing_changes_nothing():
   y = augment.random_affine(KEY, FLOATS)
   np.testing.assert_allclose(y, IMAGES, atol=1e-3)
@@ -97,8 +85,7 @@ def check_range(values, limit, slack=0.1):
 def make(**changes):
   nothing = dict.fromkeys(("rotation", "translation", "scaling", "shear"), 0.0)
   common = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-  none = {**nothing, "flip": False, "crop_padding": 0, "crop_size": None}
-  none["image_shape"] = (9, 8, 3)
+  none = {**nothing, "flip": False, "crop_padding": 0, "channels": 3}
   return augment.make_augment(**(common | none | changes))
 
 
@@ -126,8 +113,6 @@ def test_augment_without_options_only_normalizes():
     ({"std": (1.0, np.nan, 1.0)}, "std is .*: use numbers above 0"),
     ({"crop_padding": -1}, "crop_padding is -1"),
     ({"rotation": np.inf}, "rotation is inf"),
-    ({"crop_size": 9}, "crop_size is 9: use None, or 1 to 8"),
-    ({"crop_size": 0}, "crop_size is 0: use None, or 1 to 8"),
   ],
 )
 def test_numbers_out_of_range_are_told(changes, message):
