@@ -7,7 +7,9 @@ pixels, mirroring, option A shortcuts.
 Command:   python train.py --config configs/cifar10_resnet20.py
 Source:    https://arxiv.org/abs/1512.03385, Table 6
 Published: 8.75 % error (one run)
-Measured:  @CIFAR@
+Measured:  not yet at full length here. The first 400 steps (1 seed, with the
+           schedule squeezed into them by --config.num_steps=400): training
+           loss 2.16 to 1.31, 54.1 % top-1, 184 images/s on 2 CPU cores
 """
 
 from ml_collections import ConfigDict
