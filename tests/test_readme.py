@@ -11,7 +11,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
-  return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+  fences = re.findall(
+    r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+  )
+  return [text for kind, text in fences if kind == language]
 
 
 def test_the_first_lines_are_the_commands():

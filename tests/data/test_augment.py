@@ -12,7 +12,7 @@ FLOATS = PIXELS.astype(jnp.float32)
 
 
 def test_normalize():
-  y = augment.normalize(PIXELS, (0.1, 0.2, 0.3), (0.5, 1, 2))
+  y = augment.normalize(PIXELS, (0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
   wanted = (IMAGES / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 1, 2])
   np.testing.assert_allclose(y, wanted, atol=1e-6)
 

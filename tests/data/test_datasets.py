@@ -28,7 +28,7 @@ def load(name, **changes):
   return data.load(name=name, **(ARGUMENTS | changes))
 
 
-class Boxes(tfds.core.GeneratorBasedBuilder):
+class Captions(tfds.core.GeneratorBasedBuilder):
   """A set whose label is not a class."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -36,7 +36,7 @@ class Boxes(tfds.core.GeneratorBasedBuilder):
   def _info(self):
     features = {
       "image": tfds.features.Image(shape=(4, 4, 3)),
-      "label": tfds.features.BBoxFeature(),
+      "label": tfds.features.Text(),
     }
     return tfds.core.DatasetInfo(
       builder=self, features=tfds.features.FeaturesDict(features)
@@ -46,8 +46,9 @@ class Boxes(tfds.core.GeneratorBasedBuilder):
     return {"train": self._generate_examples()}
 
   def _generate_examples(self):
-    box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
-    yield 0, {"image": np.zeros((4, 4, 3), np.uint8), "label": box}
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    yield 0, {"image": file.getvalue(), "label": "a square"}
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -79,7 +80,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope="module")
 def shapes_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("shapes")
-  for builder in (Shapes, Boxes):
+  for builder in (Shapes, Captions):
     builder(
       data_dir=str(path), file_format=tfds.core.FileFormat.ARRAY_RECORD
     ).download_and_prepare()
@@ -161,7 +162,7 @@ def test_synthetic_images_need_nothing():
       ValueError,
       "no split .* not empty",
     ),
-    ("boxes", {}, ValueError, "has the features .*: use an image-classific"),
+    ("captions", {}, ValueError, "has the features .*: use an image-classific"),
     ("shapes", {"num_classes": 5}, ValueError, "2 classes and the model 5"),
     ("synthetic", {"train_split": "dev"}, ValueError, "no split 'dev'"),
     ("synthetic", {"image_size": 0}, ValueError, "image_size is 0"),
