@@ -2,8 +2,9 @@
 
 The 8x8 digits are enlarged to 16x16 and turned, sheared, scaled and shifted at
 random. Chosen on the training digits alone (benchmarks/digits.py --folds, one
-seed a fold, mean of 4 folds): ResNet-20 with widths 16, 32, 64 98.19 %, with
-stronger augmentation 98.40 %, this net 98.82 %.
+seed a fold, mean of 4 folds): cifar_resnet20 with its own widths and rotation
+12, translation 0.08, scaling 0.15, shear 0.1 98.19 %, with the augmentation
+below 98.40 %, with the net below 98.82 %.
 
 Command:   python train.py --config configs/digits.py
 Source:    none; the set is scikit-learn's, see flax_resnet/data/digits.py
