@@ -28,6 +28,8 @@ def test_sums_are_those_of_numpy_over_the_marked_examples():
     ([1.0, 1.0, 0.0], 0, True),  # Of equals, argmax takes the first.
     ([1.0, 1.0, 0.0], 1, False),
     ([np.nan, 1.0, 0.0], 1, False),
+    ([1.0, np.nan, 0.0], 0, False),
+    ([np.nan] * 3, 0, False),
     ([np.nan] * 3, 2, False),
   ],
 )
