@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
       ),
       loss=dict(label_smoothing=0.0),
       optim=dict(
+        name="sgd",
         learning_rate=0.1,
         schedule="step",
         warmup=0.0,

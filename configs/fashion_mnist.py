@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
       ),
       loss=dict(label_smoothing=0.1),
       optim=dict(
+        name="sgd",
         learning_rate=0.1,
         schedule="cosine",
         warmup=0.15,

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
       ),
       loss=dict(label_smoothing=0.0),
       optim=dict(
+        name="sgd",
         learning_rate=0.1 * 1024 / 256,
         schedule="step",
         warmup=5 / 90,

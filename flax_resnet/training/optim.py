@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum, weight decay and a schedule."""
+"""SGD with Nesterov momentum or Muon, weight decay and a schedule."""
 
 from collections.abc import Sequence
 import math
@@ -11,6 +11,7 @@ import optax
 def make_optimizer(
   num_steps: int,
   *,
+  name: Literal["sgd", "muon"],
   learning_rate: float,
   schedule: Literal["cosine", "step"],
   warmup: float,
@@ -20,14 +21,15 @@ def make_optimizer(
   nesterov: bool,
   weight_decay: float,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns SGD as the ResNet papers have it, and its learning rate by step.
+  """Returns an optimizer and its learning rate by step.
 
-  Weight decay is an L2 term: it is added to the gradient before the momentum.
   Times are shares of the run, so that a run of another length has the same
   shape: 32,000 of 64,000 steps are 0.5.
 
   Args:
     num_steps: Of the whole run.
+    name: "sgd" is that of the ResNet papers, see `sgd`; "muon" learns more from
+      few epochs, see `muon`.
     learning_rate: At the peak.
     schedule: "cosine" falls to 0 along half a wave (Loshchilov & Hutter 2017);
       "step" multiplies by `decay_rate` at each of `boundaries`.
@@ -36,7 +38,7 @@ def make_optimizer(
     decay_rate: Of "step".
     momentum: 0 for none.
     nesterov: Whether the momentum is Nesterov's.
-    weight_decay: Factor of the parameters, see `decayed`.
+    weight_decay: Factor of the parameters that `decayed` marks.
 
   Raises:
     ValueError: For a number out of its range.
@@ -58,11 +60,57 @@ def make_optimizer(
   if rise:
     warm = optax.linear_schedule(0.0, learning_rate, rise)
     rate = optax.join_schedules([warm, rate], [rise])
-  optimizer = optax.chain(
+  make = {"sgd": sgd, "muon": muon}[name]
+  return make(rate, momentum, nesterov, weight_decay), rate
+
+
+def sgd(
+  rate: optax.Schedule, momentum: float, nesterov: bool, weight_decay: float
+) -> optax.GradientTransformation:
+  """Returns SGD as the ResNet papers and PyTorch have it.
+
+  Weight decay is an L2 term: it is added to the gradient before the momentum.
+  """
+  return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=decayed),
     optax.sgd(rate, momentum=momentum or None, nesterov=nesterov),
   )
-  return optimizer, rate
+
+
+def muon(
+  rate: optax.Schedule, momentum: float, nesterov: bool, weight_decay: float
+) -> optax.GradientTransformation:
+  """Returns Muon for the convolutions and SGD for all else (Jordan 2024).
+
+  The momentum of a kernel [h, w, c, features], as a matrix [h w c, features],
+  is replaced by the nearest matrix with orthonormal columns (or rows), so that
+  every direction learns at the same pace: https://kellerjordan.github.io/posts/muon.
+  Weight decay is decoupled: a step takes `rate * weight_decay` of a kernel.
+  """
+  return optax.chain(
+    optax.partition(
+      {
+        "muon": optax.contrib.scale_by_muon(
+          beta=momentum,
+          nesterov=nesterov,
+          weight_dimension_numbers=_as_matrices,
+        ),
+        "sgd": optax.trace(momentum, nesterov),
+      },
+      lambda params: jax.tree.map(
+        lambda p: "muon" if p.ndim == 4 else "sgd", params
+      ),
+    ),
+    optax.add_decayed_weights(weight_decay, mask=decayed),
+    optax.scale_by_learning_rate(rate),
+  )
+
+
+def _as_matrices(kernels: Any) -> Any:
+  matrix = optax.contrib.MuonDimensionNumbers(
+    reduction_axis=(0, 1, 2), output_axis=3
+  )
+  return jax.tree.map(lambda _: matrix, kernels)
 
 
 def _check(name: str, value: float, holds: bool, wanted: str) -> None:

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -6,6 +7,7 @@ import pytest
 from flax_resnet.training.optim import make_optimizer
 
 PAPER = {
+  "name": "sgd",
   "learning_rate": 0.1,
   "schedule": "step",
   "warmup": 0.0,
@@ -90,6 +92,31 @@ def test_sgd_is_that_of_pytorch(nesterov):
       theirs[key] = theirs[key] - float(rate(step)) * change
   for key in params:
     np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-6)
+
+
+def test_muon_is_that_of_its_author():
+  """Kernels by singular values, scales by plain SGD, both decayed apart."""
+  optimizer, rate = make(
+    2, name="muon", nesterov=True, momentum=0.9, weight_decay=0.05
+  )
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+  scale = rng.normal(size=3).astype(np.float32)
+  params = {"kernel": jnp.asarray(kernel), "scale": jnp.asarray(scale)}
+  grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  np.testing.assert_allclose(
+    updates["scale"], -float(rate(0)) * 1.9 * grads["scale"], rtol=1e-5
+  )
+  undecayed = -updates["kernel"] / float(rate(0)) - 0.05 * kernel
+  matrix = np.asarray(undecayed).reshape(18, 4)
+  u, _, v = np.linalg.svd(
+    np.asarray(grads["kernel"]).reshape(18, 4), full_matrices=False
+  )
+  # Five steps of Newton-Schulz leave singular values near 1, not at 1.
+  aligned = u.T @ matrix @ v.T
+  assert np.all(np.abs(np.diag(aligned) - 1) < 0.35)
+  np.testing.assert_allclose(aligned - np.diag(np.diag(aligned)), 0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
