@@ -4,6 +4,11 @@ from flax_resnet.models import BasicBlock as BasicBlock
 from flax_resnet.models import BottleneckBlock as BottleneckBlock
 from flax_resnet.models import create_model as create_model
 from flax_resnet.models import list_models as list_models
+from flax_resnet.models import PreActBasicBlock as PreActBasicBlock
+from flax_resnet.models import PreActBottleneckBlock as PreActBottleneckBlock
 from flax_resnet.models import ResNet as ResNet
+from flax_resnet.weights import from_pretrained as from_pretrained
+from flax_resnet.weights import from_torch as from_torch
+from flax_resnet.weights import to_torch as to_torch
 
 __version__ = "0.1.0"

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "flax_resnet"
 # What each room may import of this package.
 ROOMS = {
   "models": set(),
+  "weights": {"models"},
   "data": set(),
   "sharding": set(),
   "training": {"models", "data", "sharding"},

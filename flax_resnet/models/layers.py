@@ -5,6 +5,7 @@ Paddings are explicit everywhere: XLA's "SAME" pads a stride-2 convolution by
 sizes only.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -122,19 +123,26 @@ class Layers:
     kernel_size: int,
     strides: int = 1,
     *,
+    dilation: int = 1,
+    groups: int = 1,
     use_bias: bool = False,
+    zero_init: bool = False,
+    conv_general_dilated: Callable[..., Array] | None = None,
     name: str | None = None,
   ) -> nn.Conv:
-    """A square convolution, padded by (k - 1) / 2 on every side."""
+    """A square convolution, padded alike on every side; see `nn.Conv`."""
     return nn.Conv(
       features,
       (kernel_size, kernel_size),
       strides=strides,
-      padding=(kernel_size - 1) // 2,
+      padding=dilation * (kernel_size - 1) // 2,
+      kernel_dilation=dilation,
+      feature_group_count=groups,
       use_bias=use_bias,
-      kernel_init=he_normal,
+      kernel_init=nn.initializers.zeros if zero_init else he_normal,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
+      conv_general_dilated=conv_general_dilated,
       name=name,
     )
 
@@ -157,3 +165,53 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   # Linen takes pairs, whatever its annotation says.
   padding: Any = ((1, 1), (1, 1))
   return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+
+
+def average_pool(
+  x: Float[Array, "b h w c"], strides: int
+) -> Float[Array, "b h2 w2 c"]:
+  """2x2 mean that keeps ceil(side / strides): the pool of ResNet-D's shortcut.
+
+  At stride 2 a window that hangs over the edge takes the mean of what it
+  covers; at stride 1, in a dilated network, it counts zeros. Both are what
+  timm does.
+  """
+  height, width = x.shape[1:3]
+  padding: Any = tuple(
+    (0, -(-side // strides) * strides + 2 - strides - side)
+    for side in (height, width)
+  )
+  return nn.avg_pool(
+    x,
+    (2, 2),
+    strides=(strides, strides),
+    padding=padding,
+    count_include_pad=strides == 1,
+  )
+
+
+def space_to_depth_conv(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "7 7 c f"], *_, **__
+) -> Float[Array, "b h2 w2 f"]:
+  """The 7x7 convolution at stride 2, as a 4x4 one on 2x2 pixels as channels.
+
+  Same kernel, same output; 12 channels instead of 3 fill a TPU's or a tensor
+  core's lanes better (Ying et al. 2018, "Image Classification at Supercomputer
+  Scale", section 2). Takes the place of `jax.lax.conv_general_dilated`.
+  """
+  b, height, width, c = x.shape
+  h, w = -(-height // 2), -(-width // 2)
+  x = jnp.pad(
+    x, ((0, 0), (3, 2 * h + 3 - height), (3, 2 * w + 3 - width), (0, 0))
+  )
+  x = x.reshape(b, h + 3, 2, w + 3, 2, c).transpose(0, 1, 3, 2, 4, 5)
+  # An eighth row and column of zeros make whole blocks of 2x2.
+  kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+  kernel = kernel.reshape(4, 2, 4, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
+  return jax.lax.conv_general_dilated(
+    x.reshape(b, h + 3, w + 3, 4 * c),
+    kernel.reshape(4, 4, 4 * c, -1),
+    window_strides=(1, 1),
+    padding="VALID",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )

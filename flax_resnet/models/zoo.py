@@ -6,48 +6,126 @@ import functools
 import inspect
 from typing import Any
 
-from flax_resnet.models.blocks import (
-  BasicBlock,
-  BottleneckBlock,
-)
+from flax_resnet.models.blocks import BasicBlock, BottleneckBlock
+from flax_resnet.models.preact import PreActBasicBlock, PreActBottleneckBlock
 from flax_resnet.models.resnet import ResNet
 
-# He et al. 2015, Table 1; 200 as in fb.resnet.torch.
-_IMAGENET = {
-  "resnet18": (BasicBlock, (2, 2, 2, 2)),
-  "resnet34": (BasicBlock, (3, 4, 6, 3)),
-  "resnet50": (BottleneckBlock, (3, 4, 6, 3)),
-  "resnet101": (BottleneckBlock, (3, 4, 23, 3)),
-  "resnet152": (BottleneckBlock, (3, 8, 36, 3)),
-  "resnet200": (BottleneckBlock, (3, 24, 36, 3)),
+# He et al. 2015, Table 1; 200 as in He et al. 2016; 26 as in timm.
+_STAGE_SIZES = {
+  18: (2, 2, 2, 2),
+  26: (2, 2, 2, 2),
+  34: (3, 4, 6, 3),
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+  200: (3, 24, 36, 3),
 }
 
 
-def _cifar(depth: int, shortcut: str) -> Callable[..., ResNet]:
-  """The nets of section 4.2: 6n + 2 layers, option A or no shortcut."""
+def _imagenet(depth: int, **fields: Any) -> Callable[..., ResNet]:
+  """A net for images of 224 pixels; `block` as the paper has it by default."""
+  fields = {"block": _block(depth), "stage_sizes": _STAGE_SIZES[depth]} | fields
+  return functools.partial(ResNet, **fields)
+
+
+def _block(depth: int) -> Any:
+  return BasicBlock if depth in (18, 34) else BottleneckBlock
+
+
+def _cifar(depth: int, block: Any = BasicBlock, **fields: Any):
+  """The nets of section 4.2: 6n + 2 layers, or 9n + 2 with bottlenecks."""
+  convolutions = 2 if block in (BasicBlock, PreActBasicBlock) else 3
   return functools.partial(
     ResNet,
-    block=BasicBlock,
-    stage_sizes=((depth - 2) // 6,) * 3,
-    stage_features=(16, 32, 64),
+    block=block,
+    stage_sizes=((depth - 2) // (3 * convolutions),) * 3,
     stem="cifar",
     num_classes=10,
-    shortcut=shortcut,
+    **{"stage_features": (16, 32, 64)} | fields,
   )
 
 
+def _wide(depth: int, factor: int) -> Callable[..., ResNet]:
+  """Zagoruyko & Komodakis 2016, Table 1: 6n + 4 layers, of which 3 are 1x1."""
+  return _cifar(
+    depth - 2,
+    PreActBasicBlock,
+    stem_features=16,
+    stage_features=(16 * factor, 32 * factor, 64 * factor),
+  )
+
+
+def _squeezing(
+  depth: int, ratio: float, **fields: Any
+) -> Callable[..., ResNet]:
+  block = functools.partial(_block(depth), squeeze_ratio=ratio)
+  return _imagenet(depth, block=block, **fields)
+
+
+def _bottleneck(**fields: Any) -> Callable[..., Any]:
+  return functools.partial(BottleneckBlock, **fields)
+
+
 _MODELS: dict[str, Callable[..., ResNet]] = {
+  # He et al. 2015, with the stride in the 3x3 (v1.5).
+  **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152, 200)},
+  # He et al. 2015 to the letter.
   **{
-    name: functools.partial(ResNet, block=block, stage_sizes=sizes)
-    for name, (block, sizes) in _IMAGENET.items()
+    f"resnet{d}_v1": _imagenet(d, block=_bottleneck(stride_in_1x1=True))
+    for d in (50, 101, 152)
   },
+  # He et al. 2016, with the stride in the 3x3.
   **{
-    f"cifar_resnet{depth}": _cifar(depth, "identity")
-    for depth in (8, 20, 32, 44, 56, 110, 1202)
+    f"resnetv2_{d}": _imagenet(d, block=PreActBottleneckBlock)
+    for d in (50, 101, 152, 200)
   },
+  # Zagoruyko & Komodakis 2016, section 3.4.
   **{
-    f"cifar_plain{depth}": _cifar(depth, "none") for depth in (20, 32, 44, 56)
+    f"wide_resnet{d}_2": _imagenet(d, block=_bottleneck(width_factor=2))
+    for d in (50, 101)
   },
+  # Xie et al. 2017; 64x4d as in torchvision.
+  **{
+    f"resnext{d}_{groups}x{width}d": _imagenet(
+      d, block=_bottleneck(groups=groups, width_factor=groups * width // 64)
+    )
+    for d, groups, width in ((50, 32, 4), (101, 32, 8), (101, 64, 4))
+  },
+  # He et al. 2018, "Bag of Tricks": ResNet-D.
+  **{
+    f"resnet{d}d": _imagenet(d, stem="deep", shortcut="pooled")
+    for d in (26, 34, 50, 101, 152)
+  },
+  # Hu et al. 2018.
+  **{f"seresnet{d}": _squeezing(d, 1 / 16) for d in (18, 50, 101, 152)},
+  # Bello et al. 2021.
+  **{
+    f"resnetrs{d}": _squeezing(
+      d, 1 / 4, stem="deep_convolutional", shortcut="pooled"
+    )
+    for d in (50, 101, 152, 200)
+  },
+  # He et al. 2015, section 4.2: option A.
+  **{
+    f"cifar_resnet{d}": _cifar(d, shortcut="identity")
+    for d in (8, 20, 32, 44, 56, 110, 1202)
+  },
+  **{f"cifar_plain{d}": _cifar(d, shortcut="none") for d in (20, 32, 44, 56)},
+  # The ImageNet widths behind a 3x3 stem.
+  **{
+    f"cifar_resnet{d}": _imagenet(d, stem="cifar", num_classes=10)
+    for d in (18, 34, 50)
+  },
+  # He et al. 2016: the nets of its Tables 3 and 4, and their code's stride.
+  "cifar_preact_resnet110": _cifar(110, PreActBasicBlock),
+  **{
+    f"cifar_preact_resnet{d}": _cifar(
+      d, functools.partial(PreActBottleneckBlock, stride_in_1x1=True)
+    )
+    for d in (164, 1001)
+  },
+  "wrn_28_10": _wide(28, 10),
+  "wrn_40_4": _wide(40, 4),
 }
 
 

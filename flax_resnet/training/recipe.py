@@ -89,7 +89,14 @@ def load_recipe(
     InputError: When there is no such file, when it fails, or when it has no
       such key.
   """
-  config = _run(pathlib.Path(path))
+  return override(_run(pathlib.Path(path)), overrides)
+
+
+def override(
+  config: ConfigDict | Mapping[str, Any], overrides: Sequence[str]
+) -> ConfigDict:
+  """Returns the config with some keys changed, as in `load_recipe`."""
+  config = ConfigDict(cast(Any, config))
   keys = [_override(config, text) for text in overrides]
   lengths = {"num_epochs", "num_steps"}
   if len(given := lengths & set(keys)) == 1:

@@ -3,11 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet import BasicBlock, BottleneckBlock
-from flax_resnet.models.blocks import Shortcut, SHORTCUTS
+from flax_resnet import (
+  BasicBlock,
+  BottleneckBlock,
+  PreActBasicBlock,
+  PreActBottleneckBlock,
+)
+from flax_resnet.models.branch import SqueezeExcite, StochasticDepth
+from flax_resnet.models.shortcut import Shortcut, SHORTCUTS
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 8)), jnp.float32)
 BLOCKS = [BasicBlock, BottleneckBlock]
+PRE_ACTIVATION = [PreActBasicBlock, PreActBottleneckBlock]
 
 
 def run(block, x=X):
@@ -34,23 +41,32 @@ def test_a_block_adds_its_input(block):
   np.testing.assert_allclose((with_skip - plain)[both], X[both], atol=1e-5)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", PRE_ACTIVATION)
+def test_a_pre_activation_block_adds_its_input_and_nothing_after(block):
+  features = 8 // block.expansion
+  y, _ = run(block(features, zero_init_residual=True))
+  np.testing.assert_array_equal(y, X)
+  with_skip, _ = run(block(features, shortcut="identity"))
+  plain, _ = run(block(features, shortcut="none"))
+  np.testing.assert_allclose(with_skip - plain, X, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", BLOCKS + PRE_ACTIVATION)
 @pytest.mark.parametrize("kind", SHORTCUTS)
 @pytest.mark.parametrize("strides", [1, 2])
 def test_every_shortcut_fits_every_shape(block, kind, strides):
   y, params = run(block(16, strides, shortcut=kind))
   assert y.shape == (4, 6 // strides, 6 // strides, 16 * block.expansion)
-  keys = set(params.get("shortcut", {}))
-  assert (
-    keys
-    == {
-      "identity": set(),
-      "projection": {"conv", "bn"},
-      "projection_all": {"conv", "bn"},
-      "conv": {"conv"},
-      "none": set(),
-    }[kind]
-  )
+  learned = {"conv"} if block.pre_activation else {"conv", "bn"}
+  wanted = {
+    "identity": set(),
+    "projection": learned,
+    "projection_all": learned,
+    "pooled": learned,
+    "conv": {"conv"},
+    "none": set(),
+  }
+  assert set(params.get("shortcut", {})) == wanted[kind]
   if kind == "conv":
     assert set(params["shortcut"]["conv"]) == {"kernel", "bias"}
 
@@ -95,3 +111,35 @@ def test_biases_are_an_option():
   assert params["conv1"].keys() == {"kernel", "bias"}
   _, params = run(BasicBlock(8))
   assert params["conv1"].keys() == {"kernel"}
+
+
+def test_squeeze_and_excitation_weighs_channels():
+  """In NumPy, with a width that is rounded up to 8."""
+  module = SqueezeExcite(1 / 16)
+  variables = module.init(jax.random.key(0), X)
+  params = jax.tree.map(
+    lambda p: jax.random.normal(jax.random.key(p.size), p.shape),
+    variables["params"],
+  )
+  fc1, fc2 = (jax.tree.map(np.squeeze, params[name]) for name in ("fc1", "fc2"))
+  assert fc1["kernel"].shape == (8, 8)
+  means = np.asarray(X).mean((1, 2))
+  squeezed = np.maximum(means @ fc1["kernel"] + fc1["bias"], 0)
+  weights = 1 / (1 + np.exp(-(squeezed @ fc2["kernel"] + fc2["bias"])))
+  np.testing.assert_allclose(
+    module.apply({"params": params}, X), X * weights[:, None, None], rtol=1e-4
+  )
+
+
+def test_stochastic_depth_drops_examples_and_keeps_the_mean():
+  f = jnp.ones((1000, 2, 2, 3))
+  apply = lambda rate, train: StochasticDepth().apply(
+    {}, f, rate, train=train, rngs={"dropout": jax.random.key(0)}
+  )
+  y = np.asarray(apply(0.25, True))
+  assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+  # Whole examples go, about a quarter of them.
+  assert np.all(np.ptp(y.reshape(1000, -1), axis=1) == 0)
+  assert abs((y == 0).mean() - 0.25) < 0.05
+  np.testing.assert_array_equal(apply(0.25, False), f)
+  np.testing.assert_array_equal(apply(0.0, True), f)

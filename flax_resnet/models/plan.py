@@ -1,0 +1,117 @@
+"""What each block of a network is, and whether the network can be."""
+
+from collections.abc import Sequence
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flax_resnet.models.shortcut import SHORTCUTS
+from flax_resnet.models.stem import STEMS
+
+if TYPE_CHECKING:
+  from flax_resnet.models.resnet import ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+  """The place of a block in its network.
+
+  Attributes:
+    features: Of the stage.
+    strides: By which the block makes its input smaller.
+    dilations: Before and after the place of the stride.
+    drop_rate: Of stochastic depth.
+  """
+
+  features: int
+  strides: int
+  dilations: tuple[int, int]
+  drop_rate: float
+
+
+def plan_stages(net: "ResNet") -> list[list[BlockPlan]]:
+  """Returns the blocks of each stage."""
+  stride, dilation, number = stem_stride(net.stem), 1, 0
+  last = max(sum(net.stage_sizes) - 1, 1)
+  stages = []
+  for stage, size in enumerate(net.stage_sizes):
+    blocks = []
+    for block in range(size):
+      before, strides = dilation, 1
+      if block == 0 and stage > 0:
+        if net.output_stride and stride >= net.output_stride:
+          dilation *= 2
+        else:
+          stride, strides = 2 * stride, 2
+      blocks.append(
+        BlockPlan(
+          net.stage_features[stage],
+          strides,
+          (before, dilation),
+          net.stochastic_depth * number / last,
+        )
+      )
+      number += 1
+    stages.append(blocks)
+  return stages
+
+
+def stem_stride(stem: str) -> int:
+  """Returns the input size over that of the map that the first block sees."""
+  return 1 if stem == "cifar" else 4
+
+
+def check_fields(net: "ResNet") -> None:
+  """Raises ValueError when a field of a network cannot be."""
+  _one_of("shortcut", net.shortcut, SHORTCUTS)
+  _one_of("stem", net.stem, STEMS)
+  if len(net.stage_sizes) != len(net.stage_features):
+    raise ValueError(
+      f"stage_sizes has {len(net.stage_sizes)} entries and stage_features "
+      f"{len(net.stage_features)}: give one of each a stage"
+    )
+  for field in ("dtype", "param_dtype"):
+    _check_dtype(field, getattr(net, field))
+  if net.num_classes < 0:
+    raise ValueError(f"num_classes is {net.num_classes}: use 0 or more")
+  for field in ("stochastic_depth", "dropout"):
+    if not 0 <= (rate := getattr(net, field)) < 1:
+      raise ValueError(f"{field} is {rate}: use 0 or more, less than 1")
+  if net.dropout and "dropout" not in inspect.signature(net.block).parameters:
+    raise ValueError(
+      "dropout is an option of Wide ResNets of basic blocks (wrn_28_10): use "
+      "stochastic_depth in other networks"
+    )
+  if net.space_to_depth and net.stem != "imagenet":
+    raise ValueError(
+      f"space_to_depth is a way to compute the 7x7 stem: stem {net.stem!r} has "
+      "none"
+    )
+  if net.norm_group_size is not None and net.norm_group_size < 1:
+    raise ValueError(
+      f"norm_group_size is {net.norm_group_size}: use None for the whole "
+      "batch, or 1 or more"
+    )
+  strides = [stem_stride(net.stem) << n for n in range(len(net.stage_sizes))]
+  if net.output_stride is not None and net.output_stride not in strides:
+    raise ValueError(
+      f"output_stride is {net.output_stride}: use one of "
+      f"{', '.join(map(str, strides))}"
+    )
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+  if value not in known:
+    raise ValueError(f"unknown {what} {value!r}: use one of {', '.join(known)}")
+
+
+def _check_dtype(field: str, dtype: DTypeLike) -> None:
+  try:
+    if jnp.issubdtype(dtype, jnp.floating):
+      return
+  except TypeError:
+    pass
+  raise ValueError(f"{field} is {dtype!r}: use float32, bfloat16 or float64")

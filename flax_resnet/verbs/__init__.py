@@ -1,0 +1,1 @@
+"""What `python -m flax_resnet` can do, a module each."""

@@ -1,0 +1,84 @@
+"""Evaluate a run's latest checkpoint, or weights, on a data set.
+
+Every image of the recipe's eval_split counts once. --config.x.y=… changes a
+key of the recipe, such as --config.data.data_dir or --config.augment.mean.
+"""
+
+import argparse
+import json
+import pathlib
+
+from flax_resnet.training.schema import InputError, wrong_input
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--workdir", type=pathlib.Path, metavar="DIR")
+  parser.add_argument(
+    "--weights",
+    metavar="FILE",
+    help=".safetensors, .pth, a Flax checkpoint or hf-hub:owner/repository",
+  )
+  parser.add_argument("--model", metavar="NAME", help="of the weights")
+  parser.add_argument(
+    "--config",
+    type=pathlib.Path,
+    metavar="FILE",
+    help="the recipe with the data; that of the run with --workdir",
+  )
+  parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(flags: argparse.Namespace, overrides: list[str]) -> None:
+  """Prints top-1, top-5, loss and how many images there were."""
+  from flax_resnet import sharding
+  from flax_resnet.training import evaluation
+  from flax_resnet.training import run as runs
+  from flax_resnet.weights import pretrained
+
+  config, weights = _what(flags, overrides)
+  prepared = runs.prepare(config, sharding.make_mesh())
+  with wrong_input("evaluate"):
+    fields = dict(config["model"])
+    loaded = pretrained.load_pretrained(weights, **_renamed(fields))
+  state = prepared.initial_state().replace(**loaded.variables)
+  result = evaluation.evaluate(
+    prepared.eval_step, state, prepared.eval_batches(), prepared.mesh
+  )
+  if flags.json:
+    print(json.dumps(result))
+    return
+  data = config["data"]
+  print(
+    f"{fields['name']} of {weights} on {data['name']} {data['eval_split']}: "
+    f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%})  "
+    f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "
+    f"on {result['val/count']:,} images"
+  )
+
+
+def _what(
+  flags: argparse.Namespace, overrides: list[str]
+) -> tuple[dict, str | pathlib.Path]:
+  """Returns the config, and where the weights are."""
+  from flax_resnet.training import recipe
+
+  if (flags.workdir is None) == (flags.weights is None):
+    raise InputError("give either --workdir or --weights")
+  if flags.workdir is not None:
+    path = flags.workdir / "config.json"
+    if not path.is_file():
+      raise InputError(
+        f"{flags.workdir} is not a workdir: it has no config.json"
+      )
+    config = recipe.override(json.loads(path.read_text()), overrides)
+    return config.to_dict(), flags.workdir
+  if flags.model is None or flags.config is None:
+    raise InputError("--weights needs --model, and --config for the data")
+  config = recipe.load_recipe(
+    flags.config, [*overrides, f"model.name={flags.model}"]
+  )
+  return config.to_dict(), flags.weights
+
+
+def _renamed(fields: dict) -> dict:
+  return {"model" if key == "name" else key: v for key, v in fields.items()}

@@ -1,0 +1,159 @@
+"""Weight files: .safetensors, PyTorch's .pth, and Flax checkpoints."""
+
+from collections.abc import Mapping
+import pathlib
+import pickle
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_resnet.weights.state_dict import Variables, WeightsError
+
+PYTORCH = (".pth", ".pt", ".th", ".bin")
+# Under what a training script stores its state_dict beside other things.
+_NESTED = ("state_dict", "model", "net")
+
+
+def read(path: str | pathlib.Path) -> dict[str, Any]:
+  """Returns the tensors of a weight file by name; no code in it is run.
+
+  Args:
+    path: A .safetensors file, or a .pth, .pt, .th or .bin of PyTorch, for which
+      torch has to be installed.
+
+  Raises:
+    WeightsError: When it is not such a file.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise WeightsError(f"there is no weight file {path}")
+  if path.suffix == ".safetensors":
+    return _read_safetensors(path)
+  if path.suffix in PYTORCH:
+    return _read_pytorch(path)
+  raise WeightsError(
+    f"weight file {path} has an unknown ending: use .safetensors or "
+    f"{', '.join(PYTORCH)}"
+  )
+
+
+def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, or a .pth if torch is installed.
+
+  Raises:
+    WeightsError: For another ending.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".safetensors":
+    from safetensors.numpy import save_file
+
+    save_file(dict(tensors), path)
+  elif path.suffix in PYTORCH:
+    torch = _torch(path)
+    torch.save(
+      {name: torch.from_numpy(array) for name, array in tensors.items()}, path
+    )
+  else:
+    raise WeightsError(
+      f"weight file {path} has an unknown ending: use .safetensors or "
+      f"{', '.join(PYTORCH)}"
+    )
+
+
+def write_checkpoint(path: str | pathlib.Path, variables: Variables) -> None:
+  """Writes variables as an Orbax checkpoint, a new folder."""
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(pathlib.Path(path).absolute(), variables)
+
+
+def read_checkpoint(path: str | pathlib.Path) -> Variables:
+  """Returns the variables of a folder.
+
+  Args:
+    path: What `write_checkpoint` wrote, the workdir of a run (its latest
+      checkpoint), or one of the checkpoints in it.
+
+  Raises:
+    WeightsError: When it is none of these.
+  """
+  import orbax.checkpoint as ocp
+
+  folder = pathlib.Path(path).absolute()
+  if (checkpoints := folder / "checkpoints").is_dir():
+    steps = [int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()]
+    if not steps:
+      raise WeightsError(f"workdir {path} has no checkpoint yet")
+    folder = checkpoints / str(max(steps))
+  if (folder / "state").is_dir():
+    folder = folder / "state"
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      tree = checkpointer.metadata(folder).item_metadata.tree
+      # On this process's own device, wherever it was written.
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      target = jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
+      )
+      state = checkpointer.restore(folder, target)
+    return {key: state[key] for key in ("params", "batch_stats")}
+  except (AttributeError, KeyError, ValueError, OSError) as error:
+    raise WeightsError(
+      f"folder {path} is not a Flax checkpoint: {_first_line(error)}"
+    ) from error
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+  import safetensors
+  from safetensors.numpy import load_file
+
+  try:
+    return load_file(path)
+  except (safetensors.SafetensorError, OSError) as error:
+    raise WeightsError(
+      f"weight file {path} is not a whole .safetensors file: "
+      f"{_first_line(error)}"
+    ) from error
+
+
+def _read_pytorch(path: pathlib.Path) -> dict[str, Any]:
+  torch = _torch(path)
+  try:
+    # weights_only: tensors and plain containers, never code.
+    found = torch.load(path, map_location="cpu", weights_only=True)
+  except (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+  ) as error:
+    raise WeightsError(
+      f"weight file {path} is not a PyTorch file of tensors alone: "
+      f"{_first_line(error)}"
+    ) from error
+  if isinstance(found, Mapping):
+    for key in _NESTED:
+      if isinstance(found.get(key), Mapping):
+        found = found[key]
+    if found and all(torch.is_tensor(value) for value in found.values()):
+      return dict(found)
+  raise WeightsError(f"weight file {path} holds no state_dict of tensors")
+
+
+def _torch(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError as error:
+    raise WeightsError(
+      f"{path.suffix} files are PyTorch's: install torch to read or write "
+      f"{path}, or use a .safetensors file"
+    ) from error
+  return torch
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,135 @@
+"""A network with published weights, in one call."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from flax_resnet.models import create_model, ResNet
+from flax_resnet.weights import files, hub
+from flax_resnet.weights.names import recognise
+from flax_resnet.weights.state_dict import (
+  from_torch,
+  Variables,
+  WeightsError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """A network, its weights, and what they expect.
+
+  Attributes:
+    model: The network.
+    variables: {"params": ..., "batch_stats": ...}.
+    preprocessing: What the weights expect of an image; None if unknown.
+    class_names: By label; empty if unknown.
+  """
+
+  model: ResNet
+  variables: Variables
+  preprocessing: hub.Preprocessing | None = None
+  class_names: tuple[str, ...] = ()
+
+
+def from_pretrained(
+  weights: str | pathlib.Path, model: str | None = None, **fields: Any
+) -> tuple[ResNet, Variables]:
+  """Returns a network and its weights; `load_pretrained` says more of them.
+
+  Args:
+    weights: A .safetensors or .pth file, a Flax checkpoint, the workdir of a
+      run, or a repository of the Hugging Face hub: "hf-hub:owner/repository".
+    model: One of `list_models()`; a hub repository mostly says it itself.
+    **fields: As in `create_model`. With another `num_classes` than that of the
+      weights, the head is initialised anew.
+
+  Raises:
+    WeightsError: When the weights cannot be read or do not fit the model.
+  """
+  loaded = load_pretrained(weights, model, **fields)
+  return loaded.model, loaded.variables
+
+
+def load_pretrained(
+  weights: str | pathlib.Path, model: str | None = None, **fields: Any
+) -> Pretrained:
+  """As `from_pretrained`, with preprocessing and class names."""
+  if str(weights).startswith(hub.PREFIX):
+    entry = hub.fetch(str(weights))
+    path, name = entry.path, model or entry.model
+  else:
+    entry, path, name = None, pathlib.Path(weights), model
+  if name is None:
+    raise WeightsError(
+      f'{weights} does not say of which network: give model="…"'
+    )
+  if path.is_dir():
+    network = create_model(name, **fields)
+    return Pretrained(network, _checked(files.read_checkpoint(path), network))
+  tensors = files.read(path)
+  network, head_key = _fit_head(tensors, name, fields)
+  variables = from_torch(tensors, network, head_key=head_key)
+  if entry is None:
+    return Pretrained(network, variables)
+  names = () if head_key is not None else entry.class_names
+  return Pretrained(network, variables, entry.preprocessing, names)
+
+
+def _fit_head(
+  tensors: dict[str, Any], name: str, fields: dict[str, Any]
+) -> tuple[ResNet, jax.Array | None]:
+  """Returns the network, and a key if its head is to be drawn.
+
+  Without `num_classes`, the network has as many classes as the file.
+  """
+  plain = {key.removeprefix("module."): key for key in tensors}
+  head = plain.get(f"{recognise(plain).head}.weight")
+  if head is None:
+    return create_model(name, **fields), None
+  classes = tensors[head].shape[0]
+  wanted = fields.get("num_classes", classes)
+  network = create_model(name, **{**fields, "num_classes": wanted})
+  if wanted in (0, classes):
+    return network, None
+  print(
+    f"the weights have {classes} classes and the model {wanted}: its head is "
+    "initialised anew"
+  )
+  return network, jax.random.key(0)
+
+
+def _checked(variables: Variables, model: ResNet) -> Variables:
+  """Returns variables whose shapes are those of the model."""
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), model.dtype)
+
+  def shapes(tree):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+      for path, leaf in leaves
+    }
+
+  wanted = shapes(
+    jax.eval_shape(
+      lambda key: model.lazy_init(key, images, train=False), jax.random.key(0)
+    )
+  )
+  found = shapes(variables)
+  wrong = sorted(
+    name
+    for name in wanted.keys() | found.keys()
+    if wanted.get(name) != found.get(name)
+  )
+  if wrong:
+    raise WeightsError(
+      "the checkpoint is not of this model: "
+      + ", ".join(
+        f"{name} is {found.get(name, 'missing')} instead of "
+        f"{wanted.get(name, 'absent')}"
+        for name in wrong[:5]
+      )
+      + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    )
+  return variables

@@ -1,0 +1,175 @@
+"""Options that change how a network is computed, not what it is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.models.stacking import stack, unstack
+
+IMAGES = jax.random.normal(jax.random.key(9), (2, 33, 40, 3))
+SMALL = {"stage_sizes": (3, 1, 2), "stage_features": (8, 16, 32)}
+
+
+def randomised(model, images=IMAGES):
+  """Variables without zeros and ones, which would hide what they multiply."""
+  variables = model.lazy_init(
+    jax.random.key(0),
+    jax.ShapeDtypeStruct(images.shape, jnp.float32),
+    train=False,
+  )
+  leaves, tree = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  return jax.tree.unflatten(
+    tree,
+    [
+      leaf + 0.2 * jax.random.uniform(key, leaf.shape)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ],
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def outputs(apply, variables, images):
+  """Logits, new statistics and the gradient of a loss, in training."""
+
+  def loss(params):
+    logits, updates = apply(
+      variables | {"params": params},
+      images,
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": jax.random.key(5)},
+    )
+    return jnp.square(logits).mean(), (logits, updates["batch_stats"])
+
+  grads, aux = jax.grad(loss, has_aux=True)(variables["params"])
+  return grads, *aux
+
+
+def assert_close(a, b, atol=1e-5):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(
+      x, y, rtol=1e-3, atol=atol * max(1, float(jnp.abs(x).max()))
+    ),
+    a,
+    b,
+  )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 33), (30, 35)])
+def test_space_to_depth_is_the_7x7_stem(size):
+  images = jax.random.normal(jax.random.key(2), (2, *size, 3))
+  make = functools.partial(
+    fr.create_model, "resnet18", stage_sizes=(1,), stage_features=(16,)
+  )
+  plain, blocked = make(), make(space_to_depth=True)
+  variables = randomised(plain, images)
+  assert_close(
+    outputs(plain.apply, variables, images),
+    outputs(blocked.apply, variables, images),
+  )
+
+
+@pytest.mark.parametrize(
+  "name", ["cifar_resnet20", "cifar_preact_resnet164", "resnetrs50"]
+)
+def test_scanned_and_recomputed_blocks_are_the_same_network(name):
+  make = functools.partial(fr.create_model, name, **SMALL)
+  plain, scanned, remat = make(), make(scan=True), make(remat=True)
+  variables = randomised(plain)
+  grads, logits, stats = outputs(plain.apply, variables, IMAGES)
+  assert_close((grads, logits, stats), outputs(remat.apply, variables, IMAGES))
+
+  stacked = stack(variables)
+  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+  abstract = scanned.lazy_init(
+    jax.random.key(0),
+    jax.ShapeDtypeStruct(IMAGES.shape, jnp.float32),
+    train=False,
+  )
+  assert shapes(stacked) == shapes(abstract)
+  jax.tree.map(np.testing.assert_array_equal, unstack(stacked), variables)
+  theirs = outputs(scanned.apply, stacked, IMAGES)
+  assert_close(
+    (grads, logits, stats),
+    (
+      unstack({"params": theirs[0]})["params"],
+      theirs[1],
+      unstack({"batch_stats": theirs[2]})["batch_stats"],
+    ),
+  )
+
+
+def test_the_blocks_of_a_loop_start_differently():
+  model = fr.create_model("cifar_resnet20", scan=True)
+  variables = model.lazy_init(
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),
+    train=False,
+  )
+  first, second = variables["params"]["stage1_blocks"]["conv1"]["kernel"]
+  assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_stochastic_depth_rises_with_depth(scan):
+  """With the last F(x) always dropped... nearly: its rate is 0.99."""
+  model = fr.create_model(
+    "cifar_resnet20",
+    stage_sizes=(3,),
+    stage_features=(8,),
+    num_classes=0,
+    stochastic_depth=0.99,
+    scan=scan,
+  )
+  images = jnp.ones((64, 4, 4, 3))
+  variables = randomised(model, images)
+  pooled = outputs(model.apply, variables, images)[1]
+  # All images are alike: what differs is what was dropped of them.
+  kinds = np.unique(np.asarray(pooled).round(3), axis=0)
+  assert 2 <= len(kinds) <= 4
+  again = model.apply(variables, images, train=False)
+  np.testing.assert_allclose(again, again[:1].repeat(64, 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnetv2_50"])
+def test_a_smaller_output_stride_keeps_the_parameters(name):
+  images = jnp.ones((1, 64, 64, 3))
+  make = functools.partial(
+    fr.create_model, name, stage_sizes=(1, 1, 2, 1), num_classes=0
+  )
+  wanted = None
+  for stride in (32, 16, 8, 4):
+    model = make(output_stride=stride)
+    variables, maps = jax.eval_shape(
+      lambda key, x, model=model: (
+        variables := model.init(key, x, train=False),
+        model.apply(variables, x, train=False, method="features"),
+      ),
+      jax.random.key(0),
+      images,
+    )
+    shapes = jax.tree.map(lambda x: x.shape, variables)
+    wanted = wanted or shapes
+    assert shapes == wanted
+    assert maps["stage4"].shape[1:3] == (64 // stride, 64 // stride)
+
+
+def test_dropout_of_wide_resnets():
+  model = fr.create_model(
+    "wrn_28_10", stage_sizes=(1,), stage_features=(8,), dropout=0.5
+  )
+  variables = randomised(model)
+  apply = lambda seed: model.apply(
+    variables,
+    IMAGES,
+    train=True,
+    mutable=["batch_stats"],
+    rngs={"dropout": jax.random.key(seed)},
+  )[0]
+  assert np.abs(apply(0) - apply(1)).max() > 1e-3
+  np.testing.assert_array_equal(apply(0), apply(0))

@@ -1,0 +1,204 @@
+"""The networks that are compared with PyTorch's, and numbers to fill them with.
+
+Each is a small member of its row of the family: its blocks, stem and shortcuts
+at full width, fewer of them.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flax_resnet as fr
+
+REFERENCES = pathlib.Path(__file__).with_name("references.npz")
+SIZES = (1, 1, 2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One comparison.
+
+  Attributes:
+    model: Name of our network.
+    fields: Of it, besides `num_classes=10`.
+    theirs: Which network of PyTorch, see `torch_side.build`.
+    names: Whose names the state_dict has.
+    sides: Of the images: an even and an odd one.
+  """
+
+  model: str
+  theirs: tuple
+  names: str = "torchvision"
+  fields: tuple = (("stage_sizes", SIZES),)
+  sides: tuple[int, int] = (64, 75)
+
+  def network(self) -> fr.ResNet:
+    return fr.create_model(self.model, num_classes=10, **dict(self.fields))
+
+
+def _cifar(**fields):
+  return tuple({"stage_sizes": (1, 2, 1), **fields}.items())
+
+
+CASES = {
+  "resnet18": Case("resnet18", ("torchvision", "BasicBlock", {})),
+  "resnet50": Case("resnet50", ("torchvision", "Bottleneck", {})),
+  "dilated": Case(
+    "resnet50",
+    (
+      "torchvision",
+      "Bottleneck",
+      {"replace_stride_with_dilation": [False, True, True]},
+    ),
+    fields=(("stage_sizes", SIZES), ("output_stride", 8)),
+  ),
+  "wide_resnet50_2": Case(
+    "wide_resnet50_2", ("torchvision", "Bottleneck", {"width_per_group": 128})
+  ),
+  "resnext50_32x4d": Case(
+    "resnext50_32x4d",
+    ("torchvision", "Bottleneck", {"groups": 32, "width_per_group": 4}),
+  ),
+  "resnet34d": Case("resnet34d", ("timm", "resnet34d", {})),
+  "resnet50d": Case("resnet50d", ("timm", "resnet50d", {})),
+  "resnet50d_dilated": Case(
+    "resnet50d",
+    ("timm", "resnet50d", {"output_stride": 8}),
+    fields=(("stage_sizes", SIZES), ("output_stride", 8)),
+  ),
+  "seresnet18": Case("seresnet18", ("timm", "seresnet18", {})),
+  "seresnet50": Case("seresnet50", ("timm", "seresnet50", {})),
+  "resnetrs50": Case("resnetrs50", ("timm", "resnetrs50", {})),
+  "resnetv2_50": Case("resnetv2_50", ("timm", "resnetv2_50", {}), "timm_v2"),
+  "transformers": Case(
+    "resnet50", ("transformers", "bottleneck", {}), "transformers"
+  ),
+  "resnet50_v1": Case(
+    "resnet50_v1",
+    ("transformers", "bottleneck", {"downsample_in_bottleneck": True}),
+    "transformers",
+  ),
+  "transformers18": Case(
+    "resnet18", ("transformers", "basic", {}), "transformers"
+  ),
+  "cifar_resnet20": Case(
+    "cifar_resnet20",
+    ("cifar", (1, 2, 1), (16, 32, 64), "A"),
+    "cifar",
+    _cifar(),
+    (16, 19),
+  ),
+  "cifar_plain20": Case(
+    "cifar_plain20",
+    ("cifar", (1, 2, 1), (16, 32, 64), "none"),
+    "cifar",
+    _cifar(),
+    (16, 19),
+  ),
+  "cifar_resnet18": Case(
+    "cifar_resnet18",
+    ("cifar", SIZES, (64, 128, 256, 512), "B"),
+    "cifar",
+    sides=(16, 19),
+  ),
+  "cifar_preact_resnet110": Case(
+    "cifar_preact_resnet110",
+    ("preact", (1, 2, 1), (16, 32, 64), 16, False),
+    "timm_v2",
+    _cifar(),
+    (16, 19),
+  ),
+  "cifar_preact_resnet164": Case(
+    "cifar_preact_resnet164",
+    ("preact", (1, 2, 1), (16, 32, 64), 16, True),
+    "timm_v2",
+    _cifar(),
+    (16, 19),
+  ),
+  "wrn_40_4": Case(
+    "wrn_40_4",
+    ("preact", (1, 2, 1), (64, 128, 256), 16, False),
+    "timm_v2",
+    _cifar(),
+    (16, 19),
+  ),
+}
+
+
+def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+  """Returns a state_dict of random numbers, each array seeded by its name.
+
+  Nothing is 0 or 1, which would hide wrong paddings or swapped arrays.
+  """
+  arrays = {}
+  for name, shape in shapes.items():
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+      arrays[name] = np.zeros((), np.int64)
+    elif len(shape) > 1:
+      scale = np.sqrt(2 / np.prod(shape[1:]))
+      arrays[name] = rng.normal(0, scale, shape).astype(np.float32)
+    elif name.endswith(("weight", "running_var")):
+      arrays[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    else:
+      arrays[name] = rng.normal(0, 0.3, shape).astype(np.float32)
+  return arrays
+
+
+def images(side: int, count: int = 3) -> np.ndarray:
+  """Returns images [count, side, side + 4, 3]: height is not width."""
+  rng = np.random.default_rng(side)
+  return rng.normal(size=(count, side, side + 4, 3)).astype(np.float32)
+
+
+def our_shapes(case: Case) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of the state_dict that `to_torch` makes."""
+  model = case.network()
+  variables = model.lazy_init(
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+    train=False,
+  )
+  state_dict = fr.to_torch(variables, model, names=case.names)
+  return {name: array.shape for name, array in state_dict.items()}
+
+
+def our_outputs(case: Case, state_dict) -> dict[str, np.ndarray]:
+  """Returns "logits/64", "stage1/64", ..., "train/64", "running_mean/…"."""
+  model = case.network()
+  variables = fr.from_torch(state_dict, model)
+
+  @jax.jit
+  def evaluated(x):
+    maps = model.apply(variables, x, train=False, method="features")
+    return maps | {"logits": model.apply(variables, x, train=False)}
+
+  @jax.jit
+  def trained(x):
+    return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+  found = {}
+  for side in case.sides:
+    for name, value in evaluated(images(side)).items():
+      value = np.asarray(value)
+      if value.ndim == 4:
+        value = value.transpose(0, 3, 1, 2)
+      found[f"{name}/{side}"] = value
+  logits, updates = trained(images(case.sides[0]))
+  found["train"] = np.asarray(logits)
+  after = fr.to_torch(variables | updates, model, names=case.names)
+  for name, value in after.items():
+    if name.endswith(("running_mean", "running_var")):
+      found[name] = value
+  return found
+
+
+def thinned(array: np.ndarray, most: int = 200) -> np.ndarray:
+  """Returns at most about `most` numbers of an array, spread evenly over it."""
+  flat = array.reshape(-1)
+  # A prime stride visits all channels and places.
+  return flat[:: max(1, len(flat) // most) | 1][:most]
