@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Prints top-1, top-5, loss and how many images there were."""
+  import jax
+
   from flax_resnet import sharding
   from flax_resnet.training import evaluation
   from flax_resnet.training import run as runs
@@ -40,7 +42,12 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   with wrong_input("evaluate"):
     fields = dict(config["model"])
     loaded = pretrained.load_pretrained(weights, **_renamed(fields))
-  state = prepared.initial_state().replace(**loaded.variables)
+  state = prepared.initial_state()
+  _check_channels(state.params, loaded.variables["params"])
+  variables = jax.device_put(
+    loaded.variables, sharding.replicated(prepared.mesh)
+  )
+  state = state.replace(**variables)
   result = evaluation.evaluate(
     prepared.eval_step, state, prepared.eval_batches(), prepared.mesh
   )
@@ -78,6 +85,20 @@ def _what(
     flags.config, [*overrides, f"model.name={flags.model}"]
   )
   return config.to_dict(), flags.weights
+
+
+def _check_channels(wanted: dict, found: dict) -> None:
+  """The one thing of the data that the shapes of a network depend on."""
+  for name, layer in wanted["stem"].items():
+    ours, theirs = (
+      tree["kernel"].shape[2] if "kernel" in tree else None
+      for tree in (layer, found["stem"][name])
+    )
+    if ours != theirs:
+      raise InputError(
+        f"the images have {ours} channels and the weights want {theirs}: "
+        "choose the --config of another data set"
+      )
 
 
 def _renamed(fields: dict) -> dict:

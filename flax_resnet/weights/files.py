@@ -52,7 +52,7 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
   elif path.suffix in PYTORCH:
     torch = _torch(path)
     torch.save(
-      {name: torch.from_numpy(array) for name, array in tensors.items()}, path
+      {name: torch.tensor(array) for name, array in tensors.items()}, path
     )
   else:
     raise WeightsError(

@@ -102,7 +102,10 @@ def _fit_head(
 
 def _checked(variables: Variables, model: ResNet) -> Variables:
   """Returns variables whose shapes are those of the model."""
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), model.dtype)
+  stem = variables["params"].get("stem", {})
+  kernel = (stem.get("conv") or stem.get("conv1") or {}).get("kernel")
+  channels = 3 if kernel is None else kernel.shape[2]
+  images = jax.ShapeDtypeStruct((1, 32, 32, channels), model.dtype)
 
   def shapes(tree):
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -57,7 +57,7 @@ def from_torch(
     if not name.endswith("num_batches_tracked")
   }
   convention = recognise(tensors)
-  wanted = _leaves(model, head_key)
+  wanted = _leaves(model, head_key, _channels(tensors, model, convention))
   names = {path: _name(path, model, convention) for path in wanted}
   if not model.num_classes or head_key is not None:
     for array in ("weight", "bias"):
@@ -111,9 +111,21 @@ def to_torch(
   return state_dict
 
 
-def _leaves(model: ResNet, head_key: jax.Array | None) -> dict[tuple, Any]:
+def _channels(
+  tensors: Mapping[str, Any], model: ResNet, convention: Convention
+) -> int:
+  """Returns how many channels the images have that the stem takes."""
+  first = "conv1" if model.stem.startswith("deep") else "conv"
+  path = ("params", "stem", first, "kernel")
+  kernel = tensors.get(_name(path, model, convention))
+  return kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3
+
+
+def _leaves(
+  model: ResNet, head_key: jax.Array | None, channels: int
+) -> dict[tuple, Any]:
   """Returns shapes by path, or drawn numbers if the head is to be."""
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), model.dtype)
+  images = jax.ShapeDtypeStruct((1, 32, 32, channels), model.dtype)
   plain = model.clone(scan=False)
 
   def init(key):

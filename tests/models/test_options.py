@@ -10,8 +10,8 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.models.stacking import stack, unstack
 
-IMAGES = jax.random.normal(jax.random.key(9), (2, 33, 40, 3))
-SMALL = {"stage_sizes": (3, 1, 2), "stage_features": (8, 16, 32)}
+IMAGES = jax.random.normal(jax.random.key(9), (2, 17, 20, 3))
+SMALL = {"stage_sizes": (3, 1), "stage_features": (8, 16)}
 
 
 def randomised(model, images=IMAGES):
@@ -60,7 +60,7 @@ def assert_close(a, b, atol=1e-5):
   )
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 33), (30, 35)])
+@pytest.mark.parametrize("size", [(32, 32), (31, 34)])
 def test_space_to_depth_is_the_7x7_stem(size):
   images = jax.random.normal(jax.random.key(2), (2, *size, 3))
   make = functools.partial(
@@ -74,9 +74,7 @@ def test_space_to_depth_is_the_7x7_stem(size):
   )
 
 
-@pytest.mark.parametrize(
-  "name", ["cifar_resnet20", "cifar_preact_resnet164", "resnetrs50"]
-)
+@pytest.mark.parametrize("name", ["cifar_preact_resnet164", "seresnet18"])
 def test_scanned_and_recomputed_blocks_are_the_same_network(name):
   make = functools.partial(fr.create_model, name, **SMALL)
   plain, scanned, remat = make(), make(scan=True), make(remat=True)

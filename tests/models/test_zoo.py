@@ -90,7 +90,7 @@ def test_multiply_adds_are_those_of_torchvision_to_its_last_digit():
 
 
 def test_every_name_makes_a_network():
-  assert len(fr.list_models()) == 52
+  assert len(fr.list_models()) == 50
   for name in fr.list_models():
     assert isinstance(fr.create_model(name), fr.ResNet)
 
