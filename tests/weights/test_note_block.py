@@ -118,7 +118,7 @@ def test_running_statistics_after_five_steps(module):
     module(nchw(x))
     _, updates = block.apply(
       {"params": params, "batch_stats": stats},
-      x,
+      jnp.asarray(x),
       train=True,
       mutable=["batch_stats"],
     )

@@ -120,7 +120,7 @@ def test_what_is_written_loads_strictly(name):
   )
   written = fr.to_torch(variables, model)
   torch_side.build(case).load_state_dict(
-    {key: torch.from_numpy(value) for key, value in written.items()},
+    {key: torch.tensor(value) for key, value in written.items()},
     strict=True,
   )
 
