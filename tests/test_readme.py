@@ -1,6 +1,7 @@
 """The README holds: its Python runs, its links and its keys exist."""
 
 import re
+import shlex
 
 import pytest
 
@@ -12,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def blocks(language):
   fences = re.findall(
-    r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    r"^```([\w ]*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
   )
   return [text for kind, text in fences if kind == language]
 
@@ -26,8 +27,10 @@ def test_the_first_lines_are_the_commands():
 
 
 def test_the_python_runs(capsys):
-  (code,) = blocks("python")
-  exec(compile(code, "README.md", "exec"), {})
+  names = {}
+  for code in blocks("python"):
+    exec(compile(code, "README.md", "exec"), names)
+  assert names["logits"].shape == (8, 1000)  # Of the NNX module.
   out = capsys.readouterr().out
   assert out.startswith("(8, 10) {'stem': (8, 32, 32, 64), 'stage1': (8, 16, 1")
 
@@ -42,12 +45,15 @@ def test_commands_name_recipes_and_keys_that_exist():
     command
     for block in blocks("")
     for command in block.replace("\\\n", " ").splitlines()
-    if "train.py" in command
+    if "--config " in command
   ]
-  assert len(commands) >= 3
+  assert len(commands) >= 4
   for command in commands:
-    path = re.search(r"--config (\S+)", command).group(1)
-    load_recipe(ROOT / path, re.findall(r"--config\.(\S+)", command))
+    words = shlex.split(command)
+    path = words[words.index("--config") + 1]
+    prefix = "--config."
+    keys = [w.removeprefix(prefix) for w in words if w.startswith(prefix)]
+    load_recipe(ROOT / path, keys)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -38,6 +38,7 @@ def make_train_step(
         images,
         train=True,
         mutable=["batch_stats"],
+        rngs={"dropout": jax.random.fold_in(key, 1)},
       )
       each = loss(logits, batch["label"])
       return each.mean(), (each, logits, updates["batch_stats"])

@@ -41,3 +41,31 @@ def test_groups_within_a_device_need_only_the_gradients_reduced(run):
   assert set(found) == {"all-reduce"}
   # The whole batch as one group would add two and more for each BatchNorm.
   assert found["all-reduce"] <= 3
+
+
+def test_stochastic_depth_draws_from_seed_and_step(config):
+  """The same blocks go on one device and on eight; others in each step."""
+  config.augment.update(rotation=0.0, translation=0.0, scaling=0.0, shear=0.0)
+  with config.model.unlocked():
+    config.model.stochastic_depth = 0.5
+    config.model.dtype = config.model.param_dtype = "float64"
+
+  def losses(devices, seed):
+    config.seed = seed
+    config.optim.learning_rate = 1e-12  # So that the drops alone differ.
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    run = prepare(config.to_dict(), mesh)
+    state = run.initial_state()
+    batch = next(sharding.prefetch(run.train_batches(0), mesh))
+    found = []
+    for _ in range(3):
+      state = run.train_step(state, batch)
+      found.append(float(state.sums["loss"]))
+      state = state.replace(sums=run.zero_sums())
+    return found
+
+  with jax.enable_x64(True):
+    one = losses(1, seed=0)
+    assert one == pytest.approx(losses(8, seed=0), rel=1e-6)
+    assert one == losses(1, seed=0)
+  assert len(set(one)) == 3
