@@ -46,10 +46,11 @@ def test_models_as_json(run, monkeypatch):
     "parameters": 11_689_512,
     "multiply_adds": 1_814_073_344,
     "image_size": 224,
+    "source": "He et al. 2015, arXiv:1512.03385",
   }
   assert second["image_size"] == 32
   code, out, _ = run("models")
-  assert "resnet18                   11,689,512   1.814  224\n" in out
+  assert "resnet18                   11,689,512   1.814  224  He et al." in out
 
 
 def test_convert_there_and_back(run, weights, tmp_path):

@@ -1,5 +1,6 @@
 """What a network costs: its parameters and its multiply-adds."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,36 +11,41 @@ import jax.numpy as jnp
 from flax_resnet.models.resnet import ResNet
 
 
-def count_parameters(model: ResNet) -> int:
-  """Returns how many numbers are trained; nothing is computed."""
-  variables = model.lazy_init(jax.random.key(0), _images(32), train=False)
-  return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a network costs.
+
+  Attributes:
+    parameters: How many numbers are trained.
+    multiply_adds: Of convolutions and dots, for one image: what torchvision and
+      timm call GFLOPS or GMACs (times 10^9), and the papers FLOPs.
+  """
+
+  parameters: int
+  multiply_adds: int
 
 
-def count_multiply_adds(model: ResNet, image_size: int) -> int:
-  """Returns the multiply-adds of convolutions and dots for one image.
+def cost(model: ResNet, image_size: int) -> Cost:
+  """Returns what a network costs; nothing is computed.
 
-  This is what torchvision and timm call GFLOPS or GMACs (times 10^9); the
-  papers' "FLOPs" are these as well. Counted in the computation itself, with
-  products of padding; nothing is computed.
+  Multiply-adds are counted in the computation itself, with products of padding.
 
   Args:
-    model: The network.
+    model: The network; with `scan=True` it costs the same and is counted
+      faster.
     image_size: Height and width of the image.
   """
-  images = _images(image_size)
-  variables = jax.eval_shape(
-    lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+
+  def run(key, images):
+    return model.init_with_output(key, images, train=False)
+
+  images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+  jaxpr, (_, variables) = jax.make_jaxpr(run, return_shape=True)(
+    jax.random.key(0), images
   )
-
-  def logits(variables, x):
-    return model.apply(variables, x, train=False)
-
-  return _of_jaxpr(jax.make_jaxpr(logits)(variables, images).jaxpr)
-
-
-def _images(size: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  leaves = jax.tree.leaves(variables["params"])
+  parameters = sum(math.prod(leaf.shape) for leaf in leaves)
+  return Cost(parameters, _of_jaxpr(jaxpr.jaxpr))
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> int:

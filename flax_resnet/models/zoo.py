@@ -66,72 +66,85 @@ def _bottleneck(**fields: Any) -> Callable[..., Any]:
   return functools.partial(BottleneckBlock, **fields)
 
 
-_MODELS: dict[str, Callable[..., ResNet]] = {
-  # He et al. 2015, with the stride in the 3x3 (v1.5).
-  **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152, 200)},
-  # He et al. 2015 to the letter.
-  **{
-    f"resnet{d}_v1": _imagenet(d, block=_bottleneck(stride_in_1x1=True))
-    for d in (50, 101, 152)
+# The networks by the paper that they are from.
+_FAMILIES: dict[str, dict[str, Callable[..., ResNet]]] = {
+  "He et al. 2015, arXiv:1512.03385": {
+    # With the stride in the 3x3: v1.5, as fb.resnet.torch and torchvision.
+    **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152, 200)},
+    # To the letter.
+    **{
+      f"resnet{d}_v1": _imagenet(d, block=_bottleneck(stride_in_1x1=True))
+      for d in (50, 101, 152)
+    },
+    # Section 4.2: option A.
+    **{
+      f"cifar_resnet{d}": _cifar(d, shortcut="identity")
+      for d in (8, 20, 32, 44, 56, 110, 1202)
+    },
+    **{f"cifar_plain{d}": _cifar(d, shortcut="none") for d in (20, 32, 44, 56)},
+    # The ImageNet widths behind a 3x3 stem.
+    **{
+      f"cifar_resnet{d}": _imagenet(d, stem="cifar", num_classes=10)
+      for d in (18, 34, 50)
+    },
   },
-  # He et al. 2016, with the stride in the 3x3.
-  **{
-    f"resnetv2_{d}": _imagenet(d, block=PreActBottleneckBlock)
-    for d in (50, 101, 152, 200)
+  "He et al. 2016, arXiv:1603.05027": {
+    # With the stride in the 3x3, as timm.
+    **{
+      f"resnetv2_{d}": _imagenet(d, block=PreActBottleneckBlock)
+      for d in (50, 101, 152, 200)
+    },
+    # Tables 3 and 4, with the stride where the paper's code has it.
+    "cifar_preact_resnet110": _cifar(110, PreActBasicBlock),
+    **{
+      f"cifar_preact_resnet{d}": _cifar(
+        d, functools.partial(PreActBottleneckBlock, stride_in_1x1=True)
+      )
+      for d in (164, 1001)
+    },
   },
-  # Zagoruyko & Komodakis 2016, section 3.4.
-  **{
-    f"wide_resnet{d}_2": _imagenet(d, block=_bottleneck(width_factor=2))
-    for d in (50, 101)
+  "Zagoruyko & Komodakis 2016, arXiv:1605.07146": {
+    **{
+      f"wide_resnet{d}_2": _imagenet(d, block=_bottleneck(width_factor=2))
+      for d in (50, 101)
+    },
+    "wrn_28_10": _wide(28, 10),
+    "wrn_40_4": _wide(40, 4),
   },
-  # Xie et al. 2017; 64x4d as in torchvision.
-  **{
+  "Xie et al. 2017, arXiv:1611.05431": {
+    # 64x4d is torchvision's.
     f"resnext{d}_{groups}x{width}d": _imagenet(
       d, block=_bottleneck(groups=groups, width_factor=groups * width // 64)
     )
     for d, groups, width in ((50, 32, 4), (101, 32, 8), (101, 64, 4))
   },
-  # He et al. 2018, "Bag of Tricks": ResNet-D.
-  **{
+  "He et al. 2018 (ResNet-D), arXiv:1812.01187": {
     f"resnet{d}d": _imagenet(d, stem="deep", shortcut="pooled")
     for d in (26, 34, 50, 101, 152)
   },
-  # Hu et al. 2018.
-  **{f"seresnet{d}": _squeezing(d, 1 / 16) for d in (18, 50, 101, 152)},
-  # Bello et al. 2021.
-  **{
+  "Hu et al. 2018, arXiv:1709.01507": {
+    f"seresnet{d}": _squeezing(d, 1 / 16) for d in (18, 50, 101, 152)
+  },
+  "Bello et al. 2021, arXiv:2103.07579": {
     f"resnetrs{d}": _squeezing(
       d, 1 / 4, stem="deep_convolutional", shortcut="pooled"
     )
     for d in (50, 101, 152, 200)
   },
-  # He et al. 2015, section 4.2: option A.
-  **{
-    f"cifar_resnet{d}": _cifar(d, shortcut="identity")
-    for d in (8, 20, 32, 44, 56, 110, 1202)
-  },
-  **{f"cifar_plain{d}": _cifar(d, shortcut="none") for d in (20, 32, 44, 56)},
-  # The ImageNet widths behind a 3x3 stem.
-  **{
-    f"cifar_resnet{d}": _imagenet(d, stem="cifar", num_classes=10)
-    for d in (18, 34, 50)
-  },
-  # He et al. 2016: the nets of its Tables 3 and 4, and their code's stride.
-  "cifar_preact_resnet110": _cifar(110, PreActBasicBlock),
-  **{
-    f"cifar_preact_resnet{d}": _cifar(
-      d, functools.partial(PreActBottleneckBlock, stride_in_1x1=True)
-    )
-    for d in (164, 1001)
-  },
-  "wrn_28_10": _wide(28, 10),
-  "wrn_40_4": _wide(40, 4),
+}
+_MODELS = {
+  name: make for family in _FAMILIES.values() for name, make in family.items()
 }
 
 
 def list_models() -> list[str]:
   """Returns the names that `create_model` knows."""
   return list(_MODELS)
+
+
+def source_of(name: str) -> str:
+  """Returns the paper that a network is from."""
+  return next(paper for paper, nets in _FAMILIES.items() if name in nets)
 
 
 def create_model(name: str, **fields: Any) -> ResNet:

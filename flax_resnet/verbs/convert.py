@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Writes OUT and says what is in it."""
   del overrides
-  from flax_resnet.models.cost import count_parameters
+  import jax
+
   from flax_resnet.weights import files, names, pretrained, state_dict
 
   if flags.target.exists():
@@ -44,7 +45,8 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
       files.write(flags.target, tensors)
     else:
       files.write_checkpoint(flags.target, loaded.variables)
+  leaves = jax.tree.leaves(loaded.variables["params"])
   print(
-    f"{flags.target}: {flags.model}, {count_parameters(loaded.model):,} "
+    f"{flags.target}: {flags.model}, {sum(leaf.size for leaf in leaves):,} "
     f"parameters, {loaded.model.num_classes} classes"
   )

@@ -5,6 +5,7 @@ the CIFAR nets. Nothing is computed or downloaded.
 """
 
 import argparse
+import dataclasses
 import json
 
 
@@ -15,26 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Prints a line a network."""
   del overrides
-  from flax_resnet.models import cost, create_model, list_models
+  from flax_resnet.models import create_model, list_models
+  from flax_resnet.models.cost import cost
+  from flax_resnet.models.zoo import source_of
 
   if not flags.json:
-    print(f"{'model':24} {'parameters':>12} {'GMACs':>7} {'at':>4}")
+    print(f"{'model':24} {'parameters':>12} {'GMACs':>7} {'at':>4}  source")
   for name in list_models():
-    # A scanned net has the same costs and is traced in no time.
+    # A scanned net costs the same and is counted faster.
     model = create_model(name, scan=True)
     size = 32 if model.stem == "cifar" else 224
-    parameters = cost.count_parameters(model)
-    multiply_adds = cost.count_multiply_adds(model, size)
+    costs = cost(model, size)
     if flags.json:
-      row = {
-        "name": name,
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
-        "image_size": size,
-      }
+      row = {"name": name, **dataclasses.asdict(costs), "image_size": size}
+      row["source"] = source_of(name)
       print(json.dumps(row), flush=True)
     else:
       print(
-        f"{name:24} {parameters:12,} {multiply_adds / 1e9:7.3f} {size:4}",
+        f"{name:24} {costs.parameters:12,} "
+        f"{costs.multiply_adds / 1e9:7.3f} {size:4}  {source_of(name)}",
         flush=True,
       )

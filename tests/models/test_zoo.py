@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.cost import count_multiply_adds, count_parameters
+from flax_resnet.models.cost import cost
 
 # Parameters, and multiply-adds (10^9) at 224 pixels, or at 32 for CIFAR.
 PUBLISHED = {
@@ -75,18 +75,17 @@ def abstract(model, size=32):
 def test_parameters_and_multiply_adds_are_the_published_ones(name):
   model = fr.create_model(name, scan=True)
   parameters, multiply_adds = PUBLISHED[name]
-  assert count_parameters(model) == parameters
+  counted = cost(model, 32 if model.stem == "cifar" else 224)
+  assert counted.parameters == parameters
   if multiply_adds:
-    size = 32 if model.stem == "cifar" else 224
-    counted = count_multiply_adds(model, size) / 1e9
     # timm counts norms, pools and activations too.
-    assert counted == pytest.approx(multiply_adds, rel=0.02)
+    assert counted.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.02)
 
 
 def test_multiply_adds_are_those_of_torchvision_to_its_last_digit():
   for name in ("resnet18", "resnext50_32x4d"):
-    counted = count_multiply_adds(fr.create_model(name), 224) / 1e9
-    assert round(counted, 3) == PUBLISHED[name][1]
+    counted = cost(fr.create_model(name), 224).multiply_adds
+    assert round(counted / 1e9, 3) == PUBLISHED[name][1]
 
 
 def test_every_name_makes_a_network():
