@@ -43,6 +43,14 @@ def test_an_affine_map_of_nothing_changes_nothing():
   np.testing.assert_allclose(y, IMAGES, atol=1e-3)
 
 
+def test_affine_maps_repeat_the_edges():
+  grey = jnp.full((20, 9, 9, 1), 0.7)
+  y = augment.random_affine(
+    KEY, grey, rotation=40.0, translation=0.3, scaling=0.5, shear=0.3
+  )
+  np.testing.assert_allclose(y, grey, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   "amount",
   [

@@ -22,6 +22,21 @@ def compiled(run):
   return run.train_step.lower(run.initial_state(), batch).compile()
 
 
+def test_the_initial_state_is_drawn_without_running_the_network(
+  run, monkeypatch
+):
+  convolution = jax.lax.conv_general_dilated
+
+  def traced(x, *args, **kwargs):
+    assert isinstance(x, jax.core.Tracer)
+    return convolution(x, *args, **kwargs)
+
+  monkeypatch.setattr(jax.lax, "conv_general_dilated", traced)
+  state = run.initial_state()
+  assert state.params["stem"]["conv"]["kernel"].std() > 0
+  assert "bn2" in state.params["stage1_block1"]
+
+
 def test_the_state_is_donated(run):
   state = run.initial_state()
   batch = next(sharding.prefetch(run.train_batches(0), run.mesh))
