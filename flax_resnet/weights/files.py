@@ -146,7 +146,7 @@ def _read_pytorch(path: pathlib.Path) -> dict[str, Any]:
 
 def _torch(path: pathlib.Path) -> Any:
   try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - optional
   except ImportError as error:
     raise WeightsError(
       f"{path.suffix} files are PyTorch's: install torch to read or write "
