@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from flax_resnet.models import ResNet
+from flax_resnet.models.start import initial_variables
 from flax_resnet.training import metrics
 
 
@@ -46,11 +47,10 @@ def create_state(
 ) -> TrainState:
   """Returns the state before the first step.
 
-  Parameters are drawn without running the network (`lazy_init`), so this
-  compiles in no time whatever the depth.
+  Parameters are drawn without running the network, so this takes no time
+  whatever the depth.
   """
-  images = jax.ShapeDtypeStruct((1, *image_shape), model.dtype)
-  variables = model.lazy_init(jax.random.key(seed), images, train=False)
+  variables = initial_variables(model, jax.random.key(seed), image_shape)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],

@@ -10,6 +10,7 @@ import numpy as np
 
 from flax_resnet.models import ResNet
 from flax_resnet.models.stacking import stack, unstack
+from flax_resnet.models.start import initial_variables
 from flax_resnet.weights.names import (
   ARRAYS,
   Convention,
@@ -65,7 +66,7 @@ def from_torch(
   arrays = {
     path: _from_layout(path, tensors[name])
     for path, name in names.items()
-    if name in tensors and not (head_key is not None and path[1] == "head")
+    if name in tensors
   }
   _check(names, wanted, arrays, tensors, convention, head_key is not None)
   variables = traverse_util.unflatten_dict(
@@ -133,7 +134,9 @@ def _leaves(
 
   if head_key is None:
     return traverse_util.flatten_dict(jax.eval_shape(init, jax.random.key(0)))
-  return traverse_util.flatten_dict(init(head_key))
+  return traverse_util.flatten_dict(
+    initial_variables(plain, head_key, (32, 32, channels))
+  )
 
 
 def _name(path: tuple, model: ResNet, convention: Convention) -> str:

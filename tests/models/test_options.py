@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet.models.plan import plan_stages
 from flax_resnet.models.stacking import stack, unstack
 
 IMAGES = jax.random.normal(jax.random.key(9), (2, 17, 20, 3))
@@ -113,9 +114,14 @@ def test_the_blocks_of_a_loop_start_differently():
   assert np.abs(first - second).max() > 0.1
 
 
+def test_the_rate_of_stochastic_depth_rises_evenly():
+  model = fr.create_model("resnet50", stochastic_depth=0.3)
+  rates = [b.drop_rate for stage in plan_stages(model) for b in stage]
+  np.testing.assert_allclose(rates, np.linspace(0, 0.3, 16))
+
+
 @pytest.mark.parametrize("scan", [False, True])
-def test_stochastic_depth_rises_with_depth(scan):
-  """With the last F(x) always dropped... nearly: its rate is 0.99."""
+def test_stochastic_depth_drops_blocks_of_some_images(scan):
   model = fr.create_model(
     "cifar_resnet20",
     stage_sizes=(3,),
