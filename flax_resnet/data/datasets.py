@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import os
 
 from flax_resnet.data import pipeline, sources, transforms
 
@@ -92,6 +93,8 @@ def load(
     )
   if num_threads < 1:
     raise ValueError(f"num_threads is {num_threads}: use 1 or more")
+  if data_dir is not None:
+    data_dir = os.path.expanduser(data_dir)
   train, evaluation = (
     _open(name, split, data_dir, image_size, num_classes, in_memory)
     for split in (train_split, eval_split)

@@ -101,10 +101,13 @@ def test_digits_are_those_of_scikit_learn_in_their_order(data_dir):
   assert digits.image_shape == (8, 8, 1)
 
 
-def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch):
+def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch, tmp_path):
   home, name = os.path.split(data_dir)
   monkeypatch.setenv("HOME", home)
+  monkeypatch.chdir(tmp_path)
   assert len(load("digits", data_dir=f"~/{name}").train) == 1437
+  # Else the digits are prepared again, in a folder that is called "~".
+  assert not list(tmp_path.iterdir())
 
 
 def test_parts_of_a_split(data_dir):
