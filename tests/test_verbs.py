@@ -136,6 +136,24 @@ def test_weights_are_evaluated_on_the_data_of_a_recipe(run, weights, tmp_path):
   assert result["val/top1"] == pytest.approx(26 / 256)
 
 
+def test_weights_for_other_classes_are_not_given_a_new_head(
+  run, weights, tmp_path
+):
+  tensors = load_file(weights)
+  tensors["linear.weight"] = tensors["linear.weight"][:7]
+  tensors["linear.bias"] = tensors["linear.bias"][:7]
+  save_file(tensors, tmp_path / "seven.safetensors")
+  code, out, err = run(
+    "evaluate",
+    *("--weights", tmp_path / "seven.safetensors"),
+    *("--model", "cifar_resnet20"),
+    *("--config", ROOT / "configs/cifar10_resnet20.py"),
+    "--config.data.name=synthetic",
+  )
+  assert (code, out) == (2, "")
+  assert "the weights have 7 classes and the data set 10" in err
+
+
 def test_evaluate_refuses_in_one_sentence(run, tmp_path, weights):
   for arguments, message in (
     ((), "give either --workdir or --weights"),

@@ -41,7 +41,15 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   prepared = runs.prepare(config, sharding.make_mesh())
   with wrong_input("evaluate"):
     fields = dict(config["model"])
-    loaded = pretrained.load_pretrained(weights, **_renamed(fields))
+    kept = _renamed(fields)
+    if flags.weights is not None:
+      kept.pop("num_classes", None)  # A file says its own; no head is drawn.
+    loaded = pretrained.load_pretrained(weights, **kept)
+  if loaded.model.num_classes != prepared.model.num_classes:
+    raise InputError(
+      f"the weights have {loaded.model.num_classes} classes and the data set "
+      f"{prepared.model.num_classes}: choose the --config of another data set"
+    )
   state = prepared.initial_state()
   _check_channels(state.params, loaded.variables["params"])
   variables = jax.device_put(
