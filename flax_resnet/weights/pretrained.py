@@ -66,8 +66,11 @@ def load_pretrained(
       f'{weights} does not say of which network: give model="…"'
     )
   if path.is_dir():
-    network = create_model(name, **fields)
-    return Pretrained(network, _checked(files.read_checkpoint(path), network))
+    variables = files.read_checkpoint(path)
+    head = variables["params"].get("head")
+    classes = head["kernel"].shape[-1] if head else 0
+    network = create_model(name, **{"num_classes": classes, **fields})
+    return Pretrained(network, _checked(variables, network))
   tensors = files.read(path)
   network, head_key = _fit_head(tensors, name, fields)
   variables = from_torch(tensors, network, head_key=head_key)
