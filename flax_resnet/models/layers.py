@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flax_resnet.models import operations
+
 # Normal with variance 2 / fan-out: He et al. 2015, "Delving Deep into
 # Rectifiers", eq. 14; the mode that fb.resnet.torch and torchvision use.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -73,16 +75,15 @@ class BatchNorm(nn.Module):
     grouped = self._split(x) if train else x[None]
     grouped = grouped.astype(at_least_float32(x.dtype))
     if train:
-      mean = grouped.mean((1, 2, 3), keepdims=True)
-      var = jnp.square(grouped - mean).mean((1, 2, 3), keepdims=True)
+      y, mean, var = operations.batch_norm(grouped, scale, bias, self.epsilon)
       if not self.is_initializing():
         count = grouped[0].size // channels
         unbiased = var * (count / max(count - 1, 1))
         running_mean.value = self._update(running_mean.value, mean)
         running_var.value = self._update(running_var.value, unbiased)
     else:
-      mean, var = running_mean.value, running_var.value
-    y = (grouped - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+      inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
+      y = (grouped - running_mean.value) * (inverse * scale) + bias
     return y.astype(self.dtype).reshape(x.shape)
 
   def _split(self, x: Array) -> Array:
@@ -142,7 +143,7 @@ class Layers:
       kernel_init=nn.initializers.zeros if zero_init else he_normal,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
-      conv_general_dilated=conv_general_dilated,
+      conv_general_dilated=conv_general_dilated or operations.conv,
       name=name,
     )
 
@@ -158,13 +159,6 @@ class Layers:
       scale_init=init.zeros if zero_init else init.ones,
       name=name,
     )
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-  """3x3 maximum at stride 2, padded by 1: the pool after the 7x7 stem."""
-  # Linen takes pairs, whatever its annotation says.
-  padding: Any = ((1, 1), (1, 1))
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
 
 
 def average_pool(

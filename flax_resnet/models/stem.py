@@ -3,7 +3,8 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from flax_resnet.models.layers import Layers, max_pool, space_to_depth_conv
+from flax_resnet.models.layers import Layers, space_to_depth_conv
+from flax_resnet.models.operations import max_pool
 
 STEMS = ("imagenet", "cifar", "deep", "deep_convolutional")
 

@@ -8,7 +8,7 @@ import optax
 
 from flax_resnet import sharding
 from flax_resnet.data.augment import Augment, Normalize
-from flax_resnet.models import ResNet
+from flax_resnet.models import operations, ResNet
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.state import TrainState
 
@@ -57,7 +57,10 @@ def make_train_step(
     )
 
   return jax.jit(
-    train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh)
+    train_step,
+    donate_argnums=0,
+    out_shardings=sharding.replicated(mesh),
+    compiler_options=_compiler_options(mesh),
   )
 
 
@@ -75,4 +78,12 @@ def make_eval_step(
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return metrics.add(total, new)
 
-  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
+  return jax.jit(
+    eval_step,
+    out_shardings=sharding.replicated(mesh),
+    compiler_options=_compiler_options(mesh),
+  )
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, str]:
+  return operations.compiler_options(mesh.devices.flat[0].platform)

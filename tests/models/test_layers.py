@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.models.layers import BatchNorm, Layers, max_pool
+from flax_resnet.models.layers import BatchNorm, Layers
+from flax_resnet.models.operations import max_pool
 
 RNG = np.random.default_rng(0)
 

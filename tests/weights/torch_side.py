@@ -21,7 +21,7 @@ def build(case: cases.Case) -> torch.nn.Module:
       resnet = torch_models.load_torchvision().models.resnet
       block, fields = arguments
       return resnet.ResNet(
-        getattr(resnet, block), list(cases.SIZES), num_classes=10, **fields
+        getattr(resnet, block), case.sizes, num_classes=10, **fields
       )
     case "timm":
       torch_models.load_torchvision()
@@ -29,7 +29,7 @@ def build(case: cases.Case) -> torch.nn.Module:
 
       name, fields = arguments
       return timm.create_model(
-        name, layers=list(cases.SIZES), num_classes=10, **fields
+        name, layers=case.sizes, num_classes=10, **fields
       )
     case "transformers":
       torch_models.load_torchvision()
@@ -43,16 +43,16 @@ def build(case: cases.Case) -> torch.nn.Module:
       return ResNetForImageClassification(
         ResNetConfig(
           layer_type=layer_type,
-          depths=list(cases.SIZES),
+          depths=case.sizes,
           hidden_sizes=widths,
           num_labels=10,
           **fields,
         )
       )
     case "cifar":
-      return torch_models.CifarResNet(*arguments)
+      return torch_models.CifarResNet(case.sizes, *arguments)
     case "preact":
-      return torch_models.PreActCifar(*arguments)
+      return torch_models.PreActCifar(case.sizes, *arguments)
   raise ValueError(kind)
 
 
@@ -115,6 +115,28 @@ def their_outputs(case: cases.Case, state_dict) -> dict[str, np.ndarray]:
   return found
 
 
+def their_training(name: str, dtype: str) -> dict[str, np.ndarray]:
+  """Returns the losses of ten steps of SGD, and the state after them."""
+  case, side, count = cases.TRAINED[name]
+  net = build(case)
+  state_dict = cases.filled(cases.our_shapes(case))
+  net.load_state_dict({k: torch.tensor(v) for k, v in state_dict.items()})
+  net.to(getattr(torch, dtype)).train()
+  optimizer = torch.optim.SGD(
+    net.parameters(), lr=cases.RATE, momentum=0.9, weight_decay=cases.DECAY
+  )
+  losses = []
+  for x, y in cases.batches(side, count):
+    x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=getattr(torch, dtype))
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(net(x), torch.from_numpy(y))
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+  state = {k: v.detach().numpy() for k, v in net.state_dict().items()}
+  return {"losses": np.array(losses), "state": cases.as_vector(state)}
+
+
 def main() -> None:
   """Writes the references, for machines without PyTorch."""
   references = {}
@@ -124,6 +146,10 @@ def main() -> None:
       if "running" in key and zlib.crc32(key.encode()) % 4:
         continue  # A quarter of them is enough.
       references[f"{name}:{key}"] = cases.thinned(value)
+  for name in cases.TRAINED:
+    for dtype in ("float32", "float64"):
+      for key, value in their_training(name, dtype).items():
+        references[f"{name}/{dtype}:{key}"] = cases.thinned(value, 1000)
   np.savez_compressed(cases.REFERENCES, **references)
   print(f"{cases.REFERENCES}: {cases.REFERENCES.stat().st_size:,} bytes")
 
