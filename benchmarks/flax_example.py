@@ -83,7 +83,7 @@ class ResNet(nn.Module):
 
 
 def make_train_step(model: ResNet, learning_rate: float):
-  """Returns (optimizer, jitted step on (params, batch_stats, opt_state))."""
+  """Returns (optimizer, jitted step on [params, batch_stats, opt_state])."""
   optimizer = optax.sgd(learning_rate, momentum=0.9, nesterov=True)
 
   def loss_fn(params, batch_stats, batch):
@@ -108,6 +108,6 @@ def make_train_step(model: ResNet, learning_rate: float):
     updates, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-    return (params, batch_stats, opt_state), (loss, accuracy)
+    return [params, batch_stats, opt_state], (loss, accuracy)
 
   return optimizer, train_step

@@ -85,7 +85,8 @@ def arrays(case: Case):
   return rng.integers(0, 256, shape, np.uint8), labels
 
 
-def ours(case: Case, **options) -> Work:
+def our_step(case: Case, **options):
+  """Returns the jitted step of the trainer, a state and a batch."""
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -118,17 +119,29 @@ def ours(case: Case, **options) -> Work:
   batch = sharding.shard_batch(
     {"image": images, "label": labels, "mask": np.ones(case.batch, bool)}, mesh
   )
+  return step, state, batch
+
+
+def ours(case: Case, **options) -> Work:
+  return _repeated(*our_step(case, **options))
+
+
+def _repeated(step, state, batch) -> Work:
+  import jax
 
   def work(count: int) -> None:
     nonlocal state
     for _ in range(count):
       state = step(state, batch)
+      # The example's step returns metrics as well.
+      state = state[0] if isinstance(state, tuple) else state
     jax.block_until_ready(state)
 
   return work
 
 
-def flax_example(case: Case) -> Work:
+def flax_step(case: Case):
+  """Returns the jitted step of the example, a state and a batch."""
   import flax_example
   import jax
   import jax.numpy as jnp
@@ -150,15 +163,12 @@ def flax_example(case: Case) -> Work:
   )
   optimizer, step = flax_example.make_train_step(model, 0.1)
   params = variables["params"]
-  state = (params, variables["batch_stats"], optimizer.init(params))
+  state = [params, variables["batch_stats"], optimizer.init(params)]
+  return step, state, batch
 
-  def work(count: int) -> None:
-    nonlocal state
-    for _ in range(count):
-      state, _ = step(state, batch)
-    jax.block_until_ready(state)
 
-  return work
+def flax_example(case: Case) -> Work:
+  return _repeated(*flax_step(case))
 
 
 def pytorch(case: Case, *, compiled: bool) -> Work:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import flax_resnet as fr
 from flax_resnet import __main__ as verbs
 from flax_resnet.training import train
+from flax_resnet.weights import WeightsError
 from tests.recipes import ROOT
 from tests.weights import cases
 
@@ -66,6 +68,23 @@ def test_convert_there_and_back(run, weights, tmp_path):
     np.testing.assert_array_equal(value, after[key])
 
 
+def test_convert_a_run_whose_recipe_changes_the_network(
+  run, config, tmp_path, mesh
+):
+  config.num_steps = 1
+  train(config, tmp_path / "run", mesh)  # With thin stages.
+  out = tmp_path / "out.safetensors"
+  code, _, err = run("convert", tmp_path / "run", out)
+  assert (code, err) == (0, "")
+  assert load_file(out)["layer1.0.conv1.weight"].shape == (4, 4, 3, 3)
+  model, _ = fr.from_pretrained(tmp_path / "run", norm_group_size=2)
+  assert tuple(model.stage_features) == (4, 8, 8)
+  assert (model.num_classes, model.norm_group_size) == (10, 2)
+  (tmp_path / "run" / "config.json").write_text("{}")
+  with pytest.raises(WeightsError, match=r"config.json is not that of a run"):
+    fr.from_pretrained(tmp_path / "run")
+
+
 def test_convert_refuses_in_one_sentence(run, weights, tmp_path):
   out = tmp_path / "out.safetensors"
   for arguments, message in (
@@ -75,7 +94,7 @@ def test_convert_refuses_in_one_sentence(run, weights, tmp_path):
     ((weights, tmp_path / "a" / "b.pth", "--model", "x"), "not a folder"),
     ((weights, out, "--model", "cifar_resnet32"), "missing: layer1.3.bn1"),
     ((weights, out, "--model", "x", "--names", "keras"), "--names is 'keras'"),
-    ((weights, out), "required: --model"),
+    ((weights, out), "does not say of which network: give model"),
   ):
     code, _, err = run("convert", *arguments)
     assert code == 2

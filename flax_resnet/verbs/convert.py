@@ -2,7 +2,7 @@
 
 .safetensors, .pth, .pt, .th and .bin are PyTorch's (the last four need torch);
 a path with another ending, or a folder, is a Flax checkpoint (Orbax). A workdir
-of a run can be read as well: its latest checkpoint.
+of a run can be read as well: its latest checkpoint; it says its model itself.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from flax_resnet.training.schema import InputError, wrong_input
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("source", metavar="IN", type=pathlib.Path)
   parser.add_argument("target", metavar="OUT", type=pathlib.Path)
-  parser.add_argument("--model", required=True, metavar="NAME")
+  parser.add_argument("--model", metavar="NAME", help="of the weights")
   parser.add_argument(
     "--names",
     metavar="WHOSE",
@@ -46,7 +46,8 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     else:
       files.write_checkpoint(flags.target, loaded.variables)
   leaves = jax.tree.leaves(loaded.variables["params"])
+  count = sum(leaf.size for leaf in leaves)
   print(
-    f"{flags.target}: {flags.model}, {sum(leaf.size for leaf in leaves):,} "
-    f"parameters, {loaded.model.num_classes} classes"
+    f"{flags.target}: {flags.model or flags.source}, {count:,} parameters, "
+    f"{loaded.model.num_classes} classes"
   )

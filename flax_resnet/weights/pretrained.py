@@ -1,6 +1,7 @@
 """A network with published weights, in one call."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -41,7 +42,8 @@ def from_pretrained(
   Args:
     weights: A .safetensors or .pth file, a Flax checkpoint, the workdir of a
       run, or a repository of the Hugging Face hub: "hf-hub:owner/repository".
-    model: One of `list_models()`; a hub repository mostly says it itself.
+    model: One of `list_models()`; a workdir says it itself, and a hub
+      repository mostly does.
     **fields: As in `create_model`. With another `num_classes` than that of the
       weights, the head is initialised anew.
 
@@ -61,6 +63,10 @@ def load_pretrained(
     path, name = entry.path, model or entry.model
   else:
     entry, path, name = None, pathlib.Path(weights), model
+    of_run = _fields_of_run(path)
+    own_name = of_run.pop("name", None)
+    name = name or own_name
+    fields = {**of_run, **fields}
   if name is None:
     raise WeightsError(
       f'{weights} does not say of which network: give model="…"'
@@ -78,6 +84,17 @@ def load_pretrained(
     return Pretrained(network, variables)
   names = () if head_key is not None else entry.class_names
   return Pretrained(network, variables, entry.preprocessing, names)
+
+
+def _fields_of_run(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the arguments of `create_model` in a run, if this is a workdir."""
+  config = path / "config.json"
+  if not config.is_file():
+    return {}
+  try:
+    return dict(json.loads(config.read_text())["model"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise WeightsError(f"{config} is not that of a run: {error!r}") from error
 
 
 def _fit_head(

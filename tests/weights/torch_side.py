@@ -117,7 +117,7 @@ def their_outputs(case: cases.Case, state_dict) -> dict[str, np.ndarray]:
 
 def their_training(name: str, dtype: str) -> dict[str, np.ndarray]:
   """Returns the losses of ten steps of SGD, and the state after them."""
-  case, side, count = cases.TRAINED[name]
+  case, side, _ = cases.TRAINED[name]
   net = build(case)
   state_dict = cases.filled(cases.our_shapes(case))
   net.load_state_dict({k: torch.tensor(v) for k, v in state_dict.items()})
@@ -126,7 +126,7 @@ def their_training(name: str, dtype: str) -> dict[str, np.ndarray]:
     net.parameters(), lr=cases.RATE, momentum=0.9, weight_decay=cases.DECAY
   )
   losses = []
-  for x, y in cases.batches(side, count):
+  for x, y in cases.batches(side):
     x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=getattr(torch, dtype))
     optimizer.zero_grad()
     loss = torch.nn.functional.cross_entropy(net(x), torch.from_numpy(y))
@@ -146,8 +146,8 @@ def main() -> None:
       if "running" in key and zlib.crc32(key.encode()) % 4:
         continue  # A quarter of them is enough.
       references[f"{name}:{key}"] = cases.thinned(value)
-  for name in cases.TRAINED:
-    for dtype in ("float32", "float64"):
+  for name, (_, _, dtypes) in cases.TRAINED.items():
+    for dtype in dtypes:
       for key, value in their_training(name, dtype).items():
         references[f"{name}/{dtype}:{key}"] = cases.thinned(value, 1000)
   np.savez_compressed(cases.REFERENCES, **references)
