@@ -150,7 +150,7 @@ TRAINED = {
   ),
   "resnet50 of five blocks": (CASES["resnet50"], 64, ("float32",)),
 }
-RATE = 3e-4
+RATE = 1e-4
 STEPS = 10
 BATCH = 8
 DECAY = 1e-3
