@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import sys
+from typing import Any
 
 from turns import take_turns, Work
 
@@ -209,9 +210,13 @@ CONTENDERS = {
 }
 
 
-def measure(case: Case, names: list[str], rounds: int, seconds: float) -> dict:
+def measure(
+  case: Case, contenders: dict[str, Any], rounds: int, seconds: float
+) -> dict:
   """Returns a row of the table: images/s of every contender, and ratios."""
-  makers = {name: functools.partial(CONTENDERS[name], case) for name in names}
+  makers = {
+    name: functools.partial(make, case) for name, make in contenders.items()
+  }
   results = take_turns(makers, rounds, seconds)
   base = results.get("pytorch eager")
   row = dataclasses.asdict(case) | {"contenders": {}}
@@ -230,12 +235,12 @@ def show(row: dict) -> None:
   print(f"{row['model']} {row['size']} px, batch {row['batch']}, {kind}")
   for name, entry in row["contenders"].items():
     if entry["error"]:
-      print(f"  {name:14} not measured: {entry['error']}")
+      print(f"  {name:16} not measured: {entry['error']}")
       continue
     low, high = entry["range"]
     ratio = entry.get("ratio_to_pytorch_eager")
     print(
-      f"  {name:14} {entry['images_per_second']:8.1f} images/s "
+      f"  {name:16} {entry['images_per_second']:8.1f} images/s "
       f"({low:.1f} to {high:.1f})"
       + (f"   {ratio:.2f} of pytorch eager" if ratio else "")
     )
@@ -254,15 +259,25 @@ def versions() -> str:
   return f"{platform.machine()}, {cores} cores; " + ", ".join(found)
 
 
-def main() -> None:
+def compare(
+  description: str | None, contenders: dict[str, Any], batches: list[int]
+) -> None:
+  """Reads the flags, measures every case and prints it.
+
+  Args:
+    description: Of the command.
+    contenders: Name to a function of a case that makes the work.
+    batches: Batch sizes; empty for those of the cases.
+  """
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   every = {**ON_GPU, **CASES}
   parser.add_argument("cases", nargs="*", help=", ".join(every))
-  parser.add_argument("--batch", type=int, nargs="+")
+  parser.add_argument("--batch", type=int, nargs="+", default=batches)
   parser.add_argument("--bfloat16", action="store_true")
-  parser.add_argument("--only", nargs="+", default=list(CONTENDERS))
+  parser.add_argument("--only", nargs="+", default=list(contenders))
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--seconds", type=float, default=5)
   parser.add_argument("--json", action="store_true")
@@ -274,7 +289,8 @@ def main() -> None:
       case = dataclasses.replace(
         every[name], batch=batch, bfloat16=flags.bfloat16
       )
-      rows.append(measure(case, flags.only, flags.rounds, flags.seconds))
+      chosen = {name: contenders[name] for name in flags.only}
+      rows.append(measure(case, chosen, flags.rounds, flags.seconds))
       if not flags.json:
         show(rows[-1])
   if flags.json:
@@ -282,4 +298,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  compare(__doc__, CONTENDERS, batches=[])

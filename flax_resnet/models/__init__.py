@@ -2,6 +2,7 @@
 
 from flax_resnet.models.blocks import BasicBlock as BasicBlock
 from flax_resnet.models.blocks import BottleneckBlock as BottleneckBlock
+from flax_resnet.models.folding import fold_batch_norm as fold_batch_norm
 from flax_resnet.models.preact import PreActBasicBlock as PreActBasicBlock
 from flax_resnet.models.preact import (
   PreActBottleneckBlock as PreActBottleneckBlock,

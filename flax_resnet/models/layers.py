@@ -109,11 +109,13 @@ class Layers:
   what is its own.
 
   Attributes:
+    batch_norm: Whether there is any; else every convolution has a bias.
     norm_group_size: See `BatchNorm.group_size`.
     dtype: What is computed in; statistics stay in float32 or better.
     param_dtype: What parameters are kept in.
   """
 
+  batch_norm: bool = True
   norm_group_size: int | None = None
   dtype: DTypeLike = jnp.float32
   param_dtype: DTypeLike = jnp.float32
@@ -139,7 +141,7 @@ class Layers:
       padding=dilation * (kernel_size - 1) // 2,
       kernel_dilation=dilation,
       feature_group_count=groups,
-      use_bias=use_bias,
+      use_bias=use_bias or not self.batch_norm,
       kernel_init=nn.initializers.zeros if zero_init else he_normal,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
@@ -149,8 +151,10 @@ class Layers:
 
   def norm(
     self, *, zero_init: bool = False, name: str | None = None
-  ) -> BatchNorm:
+  ) -> Callable[..., Array]:
     """A `BatchNorm`; `zero_init` starts its scale at 0 instead of 1."""
+    if not self.batch_norm:
+      return lambda x, *, train: x
     init = nn.initializers
     return BatchNorm(
       group_size=self.norm_group_size,
@@ -177,7 +181,7 @@ def average_pool(
   )
   return nn.avg_pool(
     x,
-    (2, 2),
+    window_shape=(2, 2),
     strides=(strides, strides),
     padding=padding,
     count_include_pad=strides == 1,

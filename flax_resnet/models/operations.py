@@ -12,10 +12,14 @@ import functools
 
 import jax
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Pair = tuple[int, int]
+
+# The layout of images, kernels and outputs.
+_CANONICAL = ("NHWC", "HWIO", "NHWC")
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -24,8 +28,8 @@ def compiler_options(platform: str) -> dict[str, str]:
     return {}
   # XLA's CPU compiler drops optimization barriers before it fuses.
   options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-  if jax.__version_info__ < (0, 11):
-    # YNNPACK's convolutions use one core there; Eigen's use all.
+  if jax.__version_info__ < (0, 13):  # The latest that it was measured with.
+    # YNNPACK's convolutions are slower than Eigen's (on 0.10, on one core).
     options["xla_cpu_experimental_ynn_fusion_type"] = (
       "LIBRARY_FUSION_TYPE_REDUCE"
     )
@@ -41,10 +45,12 @@ def conv(
   rhs_dilation: Sequence[int],
   feature_group_count: int,
   lhs_dilation: Sequence[int] = (1, 1),
+  dimension_numbers: object = None,
   **others,
 ) -> Float[Array, "b h2 w2 f"]:
   """`jax.lax.conv_general_dilated` of NHWC images, as `nn.Conv` calls it."""
-  del lhs_dilation  # Transposed convolutions; there are none.
+  # There are no transposed convolutions, and no others than of NHWC.
+  del lhs_dilation, dimension_numbers
   return _conv(
     x,
     kernel,
@@ -56,8 +62,7 @@ def conv(
   )
 
 
-# Jitted, so that a network that is run op by op compiles each once; inline,
-# because XLA's CPU compiler leaves a convolution in a called function as it is.
+# Jitted, so that a network that is run op by op compiles each once.
 @functools.partial(
   jax.jit,
   inline=True,
@@ -66,12 +71,11 @@ def conv(
     "padding",
     "dilation",
     "groups",
-    "dimension_numbers",
     "precision",
   ),
 )
 def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
-  plain = functools.partial(
+  convolve = functools.partial(
     lax.conv_general_dilated,
     window_strides=strides,
     padding=padding,
@@ -79,6 +83,7 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
     feature_group_count=groups,
     **others,
   )
+  plain = functools.partial(convolve, dimension_numbers=_CANONICAL)
   on_cpu: Callable[..., Array] = plain
   out = jax.eval_shape(plain, x, kernel).shape
   sides = zip(kernel.shape[:2], x.shape[1:3], out[1:3], strict=True)
@@ -92,6 +97,8 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
       dilation=dilation,
       out=out,
     )
+  elif groups == 1:
+    on_cpu = functools.partial(_canonical, convolve)
   on_cpu = functools.partial(_between_barriers, on_cpu)
   return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
@@ -105,6 +112,44 @@ def _between_barriers(convolve, x, kernel):
   """
   x = lax.optimization_barrier(x)
   return lax.optimization_barrier(convolve(x, kernel))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _canonical(convolve, x, kernel):
+  """A convolution whose gradients are in canonical layout too.
+
+  Elsewhere than at the top of a program (in a loop, in a called function) XLA's
+  CPU compiler takes plain loops for any other layout, tens of times slower.
+  """
+  return convolve(x, kernel, dimension_numbers=_CANONICAL)
+
+
+@functools.partial(_canonical.defjvp, symbolic_zeros=True)
+def _canonical_jvp(convolve, primals, tangents):
+  """Tangents in the layouts whose transposes, by JAX's rules, are canonical."""
+  x, kernel = primals
+  dx, dkernel = tangents
+  parts = []
+  if not isinstance(dx, SymbolicZero):
+    turned = kernel.transpose(0, 1, 3, 2)
+    parts.append(
+      convolve(dx, turned, dimension_numbers=("NHWC", "HWOI", "NHWC"))
+    )
+
+  # Checkpointed, so that x is kept for the gradient, and not its transpose too.
+  @jax.checkpoint
+  def of_kernel(x, dkernel):
+    dy = convolve(
+      x.transpose(3, 1, 2, 0),
+      dkernel.transpose(2, 0, 1, 3),
+      dimension_numbers=("CHWN", "IHWO", "HWNC"),
+    )
+    return dy.transpose(2, 0, 1, 3)
+
+  if not isinstance(dkernel, SymbolicZero):
+    parts.append(of_kernel(x, dkernel))
+  y = _canonical(convolve, x, kernel)
+  return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
 
 
 def _as_dot(x, kernel, *, strides: Pair):

@@ -14,6 +14,8 @@ from flax_resnet.models.stem import STEMS
 if TYPE_CHECKING:
   from flax_resnet.models.resnet import ResNet
 
+NORMS = ("batch", "none")
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
@@ -68,6 +70,7 @@ def check_fields(net: "ResNet") -> None:
   """Raises ValueError when a field of a network cannot be."""
   _one_of("shortcut", net.shortcut, SHORTCUTS)
   _one_of("stem", net.stem, STEMS)
+  _one_of("norm", net.norm, NORMS)
   if len(net.stage_sizes) != len(net.stage_features):
     raise ValueError(
       f"stage_sizes has {len(net.stage_sizes)} entries and stage_features "
@@ -89,6 +92,11 @@ def check_fields(net: "ResNet") -> None:
     raise ValueError(
       f"space_to_depth is a way to compute the 7x7 stem: stem {net.stem!r} has "
       "none"
+    )
+  if net.norm == "none" and net.zero_init_residual and not net.pre_activation:
+    raise ValueError(
+      "zero_init_residual starts the last scale of BatchNorm at 0, and with "
+      'norm="none" there is none: use one of the two'
     )
   if net.norm_group_size is not None and net.norm_group_size < 1:
     raise ValueError(

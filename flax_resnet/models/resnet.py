@@ -44,8 +44,9 @@ class ResNet(nn.Module):
     remat: Compute what is inside a block again for its gradient, instead of
       keeping it: less memory, a third more work.
     scan: Run the equal blocks of a stage as one loop: a deep net compiles as
-      fast as a shallow one, and on CPU runs many times slower. Their
-      parameters are stacked, see `stacking`.
+      fast as a shallow one, and a step takes up to a third longer on CPU.
+      Their parameters are stacked, see `stacking`.
+    norm: "batch", or "none": biases in all convolutions and no BatchNorm.
     norm_group_size: How many examples, in batch order, BatchNorm normalises
       together; None for the whole (global) batch.
     dtype: What is computed in. Statistics and logits are float32 or better.
@@ -70,6 +71,7 @@ class ResNet(nn.Module):
   space_to_depth: bool = False
   remat: bool = False
   scan: bool = False
+  norm: str = "batch"
   norm_group_size: int | None = None
   dtype: DTypeLike = jnp.float32
   param_dtype: DTypeLike = jnp.float32
@@ -80,7 +82,12 @@ class ResNet(nn.Module):
 
   @property
   def layers(self) -> Layers:
-    return Layers(self.norm_group_size, self.dtype, self.param_dtype)
+    return Layers(
+      self.norm == "batch",
+      self.norm_group_size,
+      self.dtype,
+      self.param_dtype,
+    )
 
   @property
   def pre_activation(self) -> bool:

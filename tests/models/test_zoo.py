@@ -83,6 +83,16 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name):
     assert counted.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.02)
 
 
+@pytest.mark.parametrize(
+  ("name", "millions"),
+  [("resnet50", 11.1), ("resnet101", 16.2), ("resnext50_32x4d", 14.4)],
+)
+def test_activations_are_the_published_ones(name, millions):
+  """Radosavovic et al. 2020, Table 4."""
+  counted = cost(fr.create_model(name, scan=True), 224)
+  assert counted.activations / 1e6 == pytest.approx(millions, abs=0.05)
+
+
 def test_multiply_adds_are_those_of_torchvision_to_its_last_digit():
   for name in ("resnet18", "resnext50_32x4d"):
     counted = cost(fr.create_model(name), 224).multiply_adds
