@@ -27,6 +27,7 @@ def main() -> None:
 
     from flax_resnet import training
 
+    command.keep_what_is_compiled()
     training.train(training.load_recipe(flags.config, overrides), workdir)
 
 

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
       eval_batch_size=500,
       num_epochs=None,
       num_steps=64_000,
+      steps_per_call=1,
       log_every=100,
       eval_every=2_000,
       checkpoint_every=2_000,

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
       eval_batch_size=1024,
       num_epochs=90,
       num_steps=None,
+      steps_per_call=1,
       log_every=100,
       eval_every=1_251,
       checkpoint_every=1_251,

@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Iterator
 import contextlib
 import logging
+import os
+import pathlib
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flax_resnet.training.interrupt import Stopped
 from flax_resnet.training.schema import InputError
@@ -28,6 +30,29 @@ class Parser(argparse.ArgumentParser):
     return flags, [other.removeprefix(prefix) for other in others]
 
 
+def keep_what_is_compiled() -> None:
+  """Lets JAX keep compiled programs for the next start, unless it has a place.
+
+  They are in ~/.cache/flax_resnet/xla (or below XDG_CACHE_HOME); JAX's own
+  JAX_COMPILATION_CACHE_DIR names another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+  """
+  import jax
+
+  config: Any = jax.config  # Its options are attributes at run time only.
+  if config.jax_compilation_cache_dir is not None:
+    return
+  caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  folder = pathlib.Path(caches, "flax_resnet", "xla")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # A home that cannot be written: compile anew each time.
+  if os.access(folder, os.W_OK):
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 @contextlib.contextmanager
 def exits() -> Iterator[None]:
   """Ends the process with one sentence and a code where the work cannot go on.
@@ -45,6 +70,11 @@ def exits() -> Iterator[None]:
   except Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(stop.exit_code)
+  except BrokenPipeError:
+    # The reader of a pipe has seen enough, such as `head`. What Python still
+    # has to flush goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)

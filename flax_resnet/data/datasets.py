@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 
+import numpy as np
+
 from flax_resnet.data import pipeline, sources, transforms
 
 # Examples of the synthetic set.
@@ -12,11 +14,19 @@ SYNTHETIC_SPLITS = {"train": 1024, "test": 256}
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Records and what is done to each on the host."""
+  """Records and what is done to each on the host.
+
+  Attributes:
+    source: The records.
+    transform: What is done to each image.
+    num_threads: How many batches are made at the same time.
+    random: Whether the transform gives another image each time.
+  """
 
   source: sources.Source
   transform: transforms.Transform
   num_threads: int
+  random: bool = False
 
   def __len__(self) -> int:
     return len(self.source)
@@ -26,6 +36,23 @@ class Split:
     return pipeline.train_batches(
       self.source, self.transform, num_threads=self.num_threads, **where
     )
+
+  def train_indices(self, **where) -> Iterator[np.ndarray]:
+    """See `pipeline.train_indices`."""
+    return pipeline.train_indices(len(self.source), **where)
+
+  def arrays(self) -> pipeline.Batch:
+    """Returns all records as one batch, in the order of their indices.
+
+    Raises:
+      ValueError: When the transform gives another image each time.
+    """
+    if self.random:
+      raise ValueError("random_resized_crop makes another image each time")
+    whole = pipeline.eval_batches(
+      self.source, self.transform, batch_size=len(self), num_threads=1
+    )
+    return next(whole)
 
   def eval_batches(self, **where) -> Iterator[pipeline.Batch]:
     """See `pipeline.eval_batches`."""
@@ -113,6 +140,7 @@ def load(
       if random_resized_crop
       else whole,
       num_threads,
+      random=random_resized_crop,
     ),
     eval=Split(
       evaluation,

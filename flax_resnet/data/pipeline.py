@@ -4,7 +4,7 @@ Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -47,17 +47,54 @@ def train_batches(
   def finish(record, rng):
     return _example(transform(record["image"], rng), record["label"], True)
 
-  batches = (
-    grain.MapDataset.source(cast(Sequence, source))
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    .random_map(finish)
-    .batch(batch_size // shard_count)
-    # A host's part of batch s is at s * shard_count + shard_index.
-    .slice(slice(first_step * shard_count + shard_index, None, shard_count))
+  records = grain.MapDataset.source(cast(Sequence, source))
+  batches = _part_of_host(
+    _in_order(records, seed).random_map(finish),
+    batch_size,
+    first_step,
+    shard_index,
+    shard_count,
   )
   return _iterate(batches, num_threads)
+
+
+def train_indices(
+  num_records: int,
+  *,
+  batch_size: int,
+  seed: int,
+  first_step: int = 0,
+  shard_index: int = 0,
+  shard_count: int = 1,
+) -> Iterator[np.ndarray]:
+  """Yields which records `train_batches` has in each batch, int32 [b]."""
+  batches = _part_of_host(
+    _in_order(grain.MapDataset.range(num_records), seed),
+    batch_size,
+    first_step,
+    shard_index,
+    shard_count,
+  )
+  return (np.asarray(indices, np.int32) for indices in _iterate(batches, 1))
+
+
+def _in_order(records: grain.MapDataset, seed: int) -> grain.MapDataset:
+  """One shuffled epoch after the other."""
+  return records.seed(seed).shuffle().repeat()
+
+
+def _part_of_host(
+  examples: grain.MapDataset,
+  batch_size: int,
+  first_step: int,
+  shard_index: int,
+  shard_count: int,
+) -> grain.MapDataset:
+  """A host's part of batch s is at s * shard_count + shard_index."""
+  first = first_step * shard_count + shard_index
+  return examples.batch(batch_size // shard_count).slice(
+    slice(first, None, shard_count)
+  )
 
 
 def eval_batches(
@@ -108,7 +145,7 @@ def _example(image: np.ndarray, label: int, real: bool) -> Batch:
   }
 
 
-def _iterate(batches: grain.MapDataset, num_threads: int) -> Iterator[Batch]:
+def _iterate(batches: grain.MapDataset, num_threads: int) -> Iterator[Any]:
   options = grain.ReadOptions(
     num_threads=num_threads, prefetch_buffer_size=2 * num_threads
   )

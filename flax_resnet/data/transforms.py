@@ -5,7 +5,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # A record's image, and the generator of its place in the run, to [h, w, c].
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
@@ -26,37 +26,59 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
   try:
     picture = Image.open(io.BytesIO(image))
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-  except OSError as error:
+  except UnidentifiedImageError as error:
     raise ValueError(
-      f"{len(image)} bytes that start with {image[:8]!r} are not an image: "
-      f"{error}"
+      f"{len(image)} bytes that start with {image[:8]!r} are not an image"
     ) from error
+  except OSError as error:
+    raise ValueError(f"the image is broken: {error}") from error
   return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def center_crop(channels: int, size: int, fraction: float = 1.0) -> Transform:
+def center_crop(
+  channels: int,
+  size: int,
+  fraction: float = 1.0,
+  interpolation: str = "bilinear",
+) -> Transform:
   """The central `size` x `size` of an image, seen at a fixed scale.
 
-  The short side is resized to `size / fraction`; antialiased, as in Pillow.
+  The short side is resized to `size / fraction`, then the middle is cut out:
+  the pixels of torchvision's `Resize` and `CenterCrop` on a Pillow image,
+  antialiased as these are. Only what is kept is computed.
 
   Args:
     channels: 1 for grey, 3 for RGB.
     size: Height and width of the result.
     fraction: The share of the short side that is kept: 1 for all of it, 0.875
       (224 of 256) for ImageNet.
+    interpolation: Of the resize: one of Pillow's, "bilinear" or "bicubic".
   """
 
   def transform(image, rng):
     del rng
     pixels = decode(image, channels)
     height, width = pixels.shape[:2]
-    side = min(height, width) * fraction
-    if height == width == size == side:
+    short = round(size / fraction)
+    if height == width == size == short:
       return pixels
-    top, left = (height - side) / 2, (width - side) / 2
-    return _resize(pixels, (left, top, left + side, top + side), size)
+    left, right = _middle(width, short * width // min(height, width), size)
+    top, bottom = _middle(height, short * height // min(height, width), size)
+    return _resize(pixels, (left, top, right, bottom), size, interpolation)
 
   return transform
+
+
+def _middle(length: int, resized: int, size: int) -> tuple[float, float]:
+  """Returns where `size` central pixels begin and end before a resize.
+
+  Args:
+    length: Of the image, along one axis.
+    resized: Its length after the resize.
+    size: Pixels kept of these.
+  """
+  start = round((resized - size) / 2)
+  return start * length / resized, (start + size) * length / resized
 
 
 def random_resized_crop(
@@ -90,9 +112,12 @@ def random_resized_crop(
   return transform
 
 
-def _resize(pixels: np.ndarray, box: tuple, size: int) -> np.ndarray:
-  """Resizes `box` (left, top, right, bottom) of an image, bilinearly."""
+def _resize(
+  pixels: np.ndarray, box: tuple, size: int, interpolation: str = "bilinear"
+) -> np.ndarray:
+  """Resizes `box` (left, top, right, bottom) of an image."""
   mode = "L" if pixels.shape[-1] == 1 else "RGB"
   picture = Image.fromarray(pixels.squeeze(-1) if mode == "L" else pixels)
-  resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+  method = Image.Resampling[interpolation.upper()]
+  resized = picture.resize((size, size), method, box=box)
   return np.asarray(resized).reshape(size, size, -1)

@@ -18,6 +18,7 @@ def draw(rows: Rows, title: str, path: pathlib.Path) -> None:
     path: Of the picture; it is replaced once the new one is whole.
   """
   # matplotlib is slow to import, and only the end of a run draws.
+  from matplotlib import ticker
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -32,6 +33,7 @@ def draw(rows: Rows, title: str, path: pathlib.Path) -> None:
   for axes in (loss, top1, rate):
     axes.set_xlabel("step", fontsize=9)
     axes.set_xlim(0, rows[-1]["step"] * 1.02)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(7, integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
@@ -68,16 +70,19 @@ def _top1(axes, rows: Rows) -> None:
     for key in ("train/top1", "val/top1")
     if key in row
   )
-  axes.set_ylim(max(0.0, 100 - 1.6 * (100 - lowest)), 100.2)
+  bottom, top = max(0.0, 100 - 1.6 * (100 - lowest)), 100.2
+  axes.set_ylim(bottom, top)
+  room_above = (top - last[1]) / (top - bottom)
   axes.annotate(
     f"{last[1]:.2f}",
     last,
-    xytext=(0, 6 if last[1] < 97 else -14),
+    xytext=(0, 7 if room_above > 0.12 else -16),
     textcoords="offset points",
     ha="right",
     fontsize=10,
     fontweight="bold",
     color=EVAL,
+    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
   )
 
 
@@ -92,7 +97,7 @@ def _plot(
     *zip(*points, strict=True),
     color=colour,
     linewidth=1.5,
-    marker="o" if len(points) < 40 and colour == EVAL else None,
+    marker="o" if len(points) < (40 if colour == EVAL else 2) else None,
     markersize=3.5,
     label=label,
   )

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-from tensorboardX import SummaryWriter
 import tqdm
 
 from flax_resnet.training.workdir import write_text
@@ -40,6 +39,9 @@ class Logbook:
     self._first_step_at = None
     if not writes:
       return
+    # It takes a second where PyTorch is installed, which it imports.
+    from tensorboardX import SummaryWriter
+
     write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
     self._file = self._path.open("a")
     self._events = SummaryWriter(
@@ -61,12 +63,12 @@ class Logbook:
       self._bar.write(line, file=sys.stdout)
       sys.stdout.flush()
 
-  def advance(self) -> None:
-    """Moves the progress bar on by one step."""
+  def advance(self, steps: int) -> None:
+    """Moves the progress bar on."""
     if self._first_step_at is None:
       self._first_step_at = time.monotonic()
     if self._writes:
-      self._bar.update()
+      self._bar.update(steps)
 
   def seconds(self) -> float:
     """Returns how long the run has taken, its earlier parts included."""

@@ -76,16 +76,16 @@ def _fit(
   recipe, step, stopping = run.recipe, int(state.step), False
   if step == run.num_steps:
     return state
-  batches = sharding.prefetch(run.train_batches(step), run.mesh)
-  batch = next(batches)
+  calls = run.train_calls(step)
+  batch, count = next(calls)
   train_step = run.train_step.lower(state, batch).compile()
   pace = Pace(step)
 
   while step < run.num_steps and not stopping:
     state = train_step(state, batch)
-    step += 1
-    batch = next(batches)
-    log.advance()
+    step += count
+    log.advance(count)
+    batch, count = next(calls, (None, 0))
     stopping = signals.received is not None
 
     row = {}

@@ -23,6 +23,9 @@ class Recipe:
     eval_batch_size: Examples that are evaluated at a time.
     num_epochs: Length of the run, or None.
     num_steps: Length of the run, or None; one of the two is given.
+    steps_per_call: Steps that one call of the compiled program does. With more
+      than 1 all training images are kept on every device, and must fit there;
+      it pays where a step is short.
     log_every: Steps between two logged rows.
     eval_every: Steps between two evaluations.
     checkpoint_every: Steps between two checkpoints.
@@ -42,6 +45,7 @@ class Recipe:
   eval_batch_size: int
   num_epochs: int | None
   num_steps: int | None
+  steps_per_call: int
   log_every: int
   eval_every: int
   checkpoint_every: int
@@ -57,7 +61,12 @@ class Recipe:
       raise ValueError(f"seed is {self.seed}: use 0 to {2**32 - 1}")
     for name in ("batch_size", "eval_batch_size", "keep_checkpoints"):
       _at_least_1(name, getattr(self, name))
-    for name in ("log_every", "eval_every", "checkpoint_every"):
+    for name in (
+      "steps_per_call",
+      "log_every",
+      "eval_every",
+      "checkpoint_every",
+    ):
       _at_least_1(name, getattr(self, name))
     if (self.num_epochs is None) == (self.num_steps is None):
       raise ValueError(

@@ -14,11 +14,11 @@ import optax
 
 from flax_resnet import sharding
 from flax_resnet.data import Dataset, load
-from flax_resnet.data.augment import make_augment
+from flax_resnet.data.augment import make_augment, Normalize
 from flax_resnet.data.pipeline import Batch
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.layers import at_least_float32
-from flax_resnet.training import metrics, steps
+from flax_resnet.training import metrics, resident, steps
 from flax_resnet.training.losses import make_loss
 from flax_resnet.training.optim import make_optimizer
 from flax_resnet.training.recipe import Recipe
@@ -44,6 +44,7 @@ class Run:
     learning_rate: As a function of the completed steps.
     train_step: (state, batch) -> state.
     eval_step: (state, sums, batch) -> sums.
+    normalize: What evaluation does to uint8 images before the network.
   """
 
   recipe: Recipe
@@ -55,10 +56,38 @@ class Run:
   learning_rate: optax.Schedule
   train_step: steps.TrainStep
   eval_step: steps.EvalStep
+  normalize: Normalize
 
   def is_due(self, step: int, every: int) -> bool:
     """Whether what is done at `every` so many steps is due after `step`."""
     return step % every == 0 or step == self.num_steps
+
+  def train_calls(self, first_step: int) -> Iterator[tuple[Any, int]]:
+    """Yields what `train_step` takes, and how many steps it does with it.
+
+    No call goes past a step after which something is due.
+    """
+    size = self.recipe.steps_per_call
+    if size == 1:
+      batches = sharding.prefetch(self.train_batches(first_step), self.mesh)
+      return ((batch, 1) for batch in batches)
+    return resident.calls(
+      self.dataset.train,
+      self.mesh,
+      self._counts(first_step),
+      size=size,
+      **self._order(first_step),
+    )
+
+  def _counts(self, step: int) -> Iterator[int]:
+    """Yields the lengths of the calls from `step` to the end."""
+    recipe = self.recipe
+    dues = (recipe.log_every, recipe.eval_every, recipe.checkpoint_every)
+    while step < self.num_steps:
+      ends = [every - step % every for every in dues]
+      count = min(recipe.steps_per_call, self.num_steps - step, *ends)
+      yield count
+      step += count
 
   @property
   def steps_per_epoch(self) -> float:
@@ -81,12 +110,15 @@ class Run:
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Returns this host's part of the batches after `first_step` updates."""
-    return self.dataset.train.train_batches(
-      batch_size=self.recipe.batch_size,
-      seed=self.recipe.seed,
-      first_step=first_step,
+    return self.dataset.train.train_batches(**self._order(first_step))
+
+  def _order(self, first_step: int) -> dict[str, int]:
+    return {
+      "batch_size": self.recipe.batch_size,
+      "seed": self.recipe.seed,
+      "first_step": first_step,
       **_this_host(),
-    )
+    }
 
   def eval_batches(self) -> Iterator[Batch]:
     """Returns this host's part of every evaluated example, once."""
@@ -113,14 +145,19 @@ class Run:
     devices = list(self.mesh.devices.flat)
     group = self.model.norm_group_size
     over = f"groups of {group} of" if group else "all of"
+    norm = (
+      "no BatchNorm"
+      if self.model.norm == "none"
+      else f"BatchNorm normalises over {over} the {self.recipe.batch_size} "
+      "examples of a step"
+    )
     lines = [
       f"{self.title()}: {count_parameters(state):,} parameters, "
       f"{self.model.num_classes} classes, images {height}x{width}x{channels}, "
       f"{len(self.dataset.train):,} to train on and "
       f"{len(self.dataset.eval):,} to evaluate on",
       f"{self.num_steps:,} steps, {self.steps_per_epoch:.2f} an "
-      f"epoch, on {len(devices)} x {devices[0].device_kind}; BatchNorm "
-      f"normalises over {over} the {self.recipe.batch_size} examples of a step",
+      f"epoch, on {len(devices)} x {devices[0].device_kind}; {norm}",
     ]
     if state.step:
       lines.append(f"continues after step {int(state.step)}")
@@ -145,6 +182,17 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
   dataset = build(
     "config.data", load, recipe.data, num_classes=model.num_classes
   )
+  if recipe.steps_per_call > 1 and dataset.train.random:
+    raise InputError(
+      f"config.steps_per_call is {recipe.steps_per_call}, for which images "
+      "must be the same in every epoch: set "
+      "config.data.random_resized_crop=False, or config.steps_per_call=1"
+    )
+  if recipe.batch_size > len(dataset.train):
+    raise InputError(
+      f"config.batch_size is {recipe.batch_size} and there are "
+      f"{len(dataset.train):,} examples to train on: use fewer at a time"
+    )
   with wrong_input("config"):
     num_steps = recipe.total_steps(len(dataset.train))
   optimizer, learning_rate = build(
@@ -167,9 +215,16 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     optimizer=optimizer,
     learning_rate=learning_rate,
     train_step=steps.make_train_step(
-      model, optimizer, augment, loss, seed=recipe.seed, mesh=mesh
+      model,
+      optimizer,
+      augment,
+      loss,
+      seed=recipe.seed,
+      mesh=mesh,
+      steps_per_call=recipe.steps_per_call,
     ),
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
+    normalize=prepared,
   )
 
 

@@ -29,6 +29,8 @@ def wrong_input(where: str) -> Iterator[None]:
   """Tells errors of the user's values as an InputError that says `where`."""
   try:
     yield
+  except BrokenPipeError:
+    raise  # Of whoever reads what is printed.
   except (ValueError, OSError) as error:
     raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 

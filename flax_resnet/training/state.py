@@ -21,7 +21,7 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: Completed updates, int32 [].
     params: Of the network.
-    batch_stats: BatchNorm's running statistics.
+    batch_stats: BatchNorm's running statistics; empty without BatchNorm.
     opt_state: Of the optimizer.
     sums: Of the training metrics since they were last logged, so that a
       resumed run logs what an undisturbed one does.
@@ -54,7 +54,7 @@ def create_state(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
-    batch_stats=variables["batch_stats"],
+    batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(variables["params"]),
     sums=metrics.zeros(),
   )

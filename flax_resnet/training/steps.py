@@ -9,11 +9,11 @@ import optax
 from flax_resnet import sharding
 from flax_resnet.data.augment import Augment, Normalize
 from flax_resnet.models import operations, ResNet
-from flax_resnet.training import losses, metrics
+from flax_resnet.training import losses, metrics, resident
 from flax_resnet.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-TrainStep = jax.stages.Wrapped  # (state, batch) -> state
+TrainStep = jax.stages.Wrapped  # (state, batch) -> state; or (state, call)
 EvalStep = jax.stages.Wrapped  # (state, sums, batch) -> sums
 
 
@@ -25,8 +25,12 @@ def make_train_step(
   *,
   seed: int,
   mesh: Mesh,
+  steps_per_call: int = 1,
 ) -> TrainStep:
-  """Returns the jitted update; it takes the state's memory (donation)."""
+  """Returns the jitted update; it takes the state's memory (donation).
+
+  With more than one step per call, it takes what `resident.calls` yields.
+  """
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -41,7 +45,7 @@ def make_train_step(
         rngs={"dropout": jax.random.fold_in(key, 1)},
       )
       each = loss(logits, batch["label"])
-      return each.mean(), (each, logits, updates["batch_stats"])
+      return each.mean(), (each, logits, updates.get("batch_stats", {}))
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
       state.params
@@ -57,7 +61,7 @@ def make_train_step(
     )
 
   return jax.jit(
-    train_step,
+    train_step if steps_per_call == 1 else resident.repeat(train_step, mesh),
     donate_argnums=0,
     out_shardings=sharding.replicated(mesh),
     compiler_options=_compiler_options(mesh),

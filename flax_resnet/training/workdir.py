@@ -36,6 +36,21 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     )
 
 
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the config of the run that lives in `workdir`.
+
+  Raises:
+    InputError: When none does.
+  """
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise InputError(f"{workdir} is not a workdir: it has no config.json")
+  try:
+    return json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(f"{path} is not JSON ({error})") from error
+
+
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes values as indented JSON."""
   write_text(path, json.dumps(values, indent=2) + "\n")

@@ -80,6 +80,15 @@ def test_hosts_together_read_the_stream_of_one(hosts):
     np.testing.assert_array_equal(together, whole[step]["image"])
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_the_indices_of_a_batch_are_those_of_its_records(hosts):
+  for host in range(hosts):
+    where = {"first_step": 2, "shard_index": host, "shard_count": hosts}
+    indices = pipeline.train_indices(20, batch_size=8, seed=3, **where)
+    for batch in stream(6, **where):
+      np.testing.assert_array_equal(next(indices), batch["label"])
+
+
 def test_a_batch_has_the_keys_and_types_that_later_steps_expect():
   (batch,) = stream(1)
   assert set(batch) == {"image", "label", "mask"}

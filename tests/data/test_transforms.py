@@ -34,11 +34,23 @@ def test_an_image_of_the_right_size_is_left_alone():
   np.testing.assert_array_equal(crop(square, RNG), square)
 
 
-def test_center_crop_is_resize_and_crop():
-  # 40 x 60 -> short side 32 -> 32 x 48 -> the central 28 x 28.
-  ours = transforms.center_crop(3, 28, 28 / 32)(PIXELS, RNG).astype(int)
-  resized = Image.fromarray(PIXELS).resize((48, 32), Image.Resampling.BILINEAR)
-  theirs = np.asarray(resized)[2:30, 10:38].astype(int)
+@pytest.mark.parametrize(
+  ("height", "width", "resized", "crop"),
+  [
+    (40, 60, (48, 32), (10, 2)),  # Of 32 x 48 the central 28 x 28.
+    (60, 40, (32, 48), (2, 10)),
+    (37, 100, (86, 32), (29, 2)),
+    (41, 36, (32, 36), (2, 4)),
+    (91, 90, (32, 32), (2, 2)),
+  ],
+)
+def test_center_crop_is_resize_and_crop(height, width, resized, crop):
+  """The sizes and corners are those that torchvision 0.28 computes."""
+  image = RNG.integers(0, 256, (height, width, 3), np.uint8)
+  ours = transforms.center_crop(3, 28, 28 / 32)(image, RNG).astype(int)
+  whole = Image.fromarray(image).resize(resized, Image.Resampling.BILINEAR)
+  left, top = crop
+  theirs = np.asarray(whole)[top : top + 28, left : left + 28].astype(int)
   assert ours.shape == (28, 28, 3)
   assert np.abs(ours - theirs).max() <= 1
 

@@ -29,10 +29,10 @@ def train_to(config, workdir, mesh, stop, monkeypatch):
   advance = loop.Logbook.advance
   done = []
 
-  def count(self):
-    advance(self)
-    done.append(None)
-    if self._first_step + len(done) == stop:
+  def count(self, steps):
+    advance(self, steps)
+    done.append(steps)
+    if self._first_step + sum(done) == stop:
       signal.raise_signal(signal.SIGTERM)
 
   with monkeypatch.context() as patch:
@@ -113,6 +113,42 @@ def test_a_stopped_run_ends_with_the_same_bits(
   assert whole == parts
 
 
+def test_several_steps_by_one_call_are_the_same_run(
+  config, tmp_path, mesh, monkeypatch
+):
+  """Calls of 3, 1, 3 steps, a stop, then of 1, 2, 2, 3, ...: the same bits."""
+  config.num_steps = 25
+  config.log_every = 4
+  config.eval_every = 10
+  config.checkpoint_every = 10
+  train(config, tmp_path / "one", mesh)
+  config.steps_per_call = 3
+  train_to(config, tmp_path / "three", mesh, 7, monkeypatch)
+  train(config, tmp_path / "three", mesh)
+  assert_same_bits(
+    final_state(config, tmp_path / "one", mesh).params,
+    final_state(config, tmp_path / "three", mesh).params,
+  )
+  losses = [
+    [row.get("train/loss") for row in read(tmp_path / name / "metrics.jsonl")]
+    for name in ("one", "three")
+  ]
+  assert losses[0] == losses[1]
+
+
+def test_a_call_ends_where_something_is_due(config, mesh):
+  config.update(
+    num_steps=17,
+    steps_per_call=5,
+    log_every=4,
+    eval_every=6,
+    checkpoint_every=100,
+  )
+  run = prepare(config.to_dict(), mesh)
+  assert list(run._counts(0)) == [4, 2, 2, 4, 4, 1]
+  assert list(run._counts(9)) == [3, 4, 1]
+
+
 def test_a_finished_run_is_left_as_it_is(config, tmp_path, mesh, capsys):
   train(config, tmp_path, mesh)
   before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -124,18 +160,20 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path, mesh, capsys):
   assert "continues after step 4" in capsys.readouterr().out
 
 
-def after_20_steps(config, devices, group, dtype):
+def after_20_steps(config, devices, group, dtype, steps_per_call=1):
   """The first 20 steps of the digits recipe, whose rate still warms up."""
   config.num_steps = 660
+  config.log_every = config.eval_every = config.checkpoint_every = 20
+  config.steps_per_call = steps_per_call
   config.model.norm_group_size = group
   with config.model.unlocked():
     config.model.dtype = config.model.param_dtype = dtype
   mesh = sharding.make_mesh(jax.devices()[:devices])
   run = prepare(config.to_dict(), mesh)
   state = run.initial_state()
-  batches = sharding.prefetch(run.train_batches(0), mesh)
-  for _ in range(20):
-    state = run.train_step(state, next(batches))
+  calls = run.train_calls(0)
+  while state.step < 20:
+    state = run.train_step(state, next(calls)[0])
   return jax.device_get(state.variables)
 
 
@@ -160,8 +198,8 @@ def test_the_number_of_devices_changes_nothing(config, group, dtype, limit):
   with jax.enable_x64(dtype == "float64"):
     one = after_20_steps(config, 1, group, dtype)
     assert {x.dtype for x in jax.tree.leaves(one)} == {np.dtype(dtype)}
-    for devices in (2, 8):
-      other = after_20_steps(config, devices, group, dtype)
+    for devices, steps_per_call in ((2, 1), (8, 1), (8, 20)):
+      other = after_20_steps(config, devices, group, dtype, steps_per_call)
       assert relative_difference(one, other) <= limit
 
 

@@ -37,11 +37,18 @@ def test_the_initial_state_is_drawn_without_running_the_network(
   assert "bn2" in state.params["stage1_block1"]
 
 
-def test_the_state_is_donated(run):
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_the_state_is_updated_in_place(config, mesh, steps_per_call):
+  """No second copy of it, neither after one step nor within several."""
+  config.steps_per_call = steps_per_call
+  run = prepare(config.to_dict(), mesh)
   state = run.initial_state()
-  batch = next(sharding.prefetch(run.train_batches(0), run.mesh))
-  run.train_step(state, batch)
-  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+  batch, _ = next(run.train_calls(0))
+  compiled = run.train_step.lower(state, batch).compile()
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  assert compiled.memory_analysis().alias_size_in_bytes >= size
+  compiled(state, batch)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def test_groups_within_a_device_need_only_the_gradients_reduced(run):
