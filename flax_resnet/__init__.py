@@ -3,6 +3,7 @@
 from flax_resnet.models import BasicBlock as BasicBlock
 from flax_resnet.models import BottleneckBlock as BottleneckBlock
 from flax_resnet.models import create_model as create_model
+from flax_resnet.models import fold_batch_norm as fold_batch_norm
 from flax_resnet.models import list_models as list_models
 from flax_resnet.models import PreActBasicBlock as PreActBasicBlock
 from flax_resnet.models import PreActBottleneckBlock as PreActBottleneckBlock

@@ -5,7 +5,15 @@ import sys
 
 from flax_resnet import command
 
-VERBS = ("convert", "evaluate", "models", "prepare")
+VERBS = (
+  "convert",
+  "evaluate",
+  "export",
+  "inspect",
+  "models",
+  "predict",
+  "prepare",
+)
 
 
 def main() -> None:
@@ -28,6 +36,7 @@ def main() -> None:
     flags, overrides = parser.parse_with_overrides()
     if overrides and flags.verb != "evaluate":
       parser.error(f"--config.{overrides[0]} is not a flag of {flags.verb}")
+    command.keep_what_is_compiled()
     modules[flags.verb].run(flags, overrides)
 
 

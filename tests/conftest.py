@@ -1,6 +1,7 @@
 """Every test sees eight CPU devices, and shapes are checked by jaxtyping."""
 
 import os
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -47,6 +48,22 @@ def data_dir(tmp_path_factory):
 def config(data_dir) -> ConfigDict:
   """A tiny ResNet on digits: compiles in seconds, 4 steps."""
   return recipes.tiny(data_dir)
+
+
+@pytest.fixture
+def call_main(monkeypatch, capsys):
+  """Runs a command in this process; returns its exit code and its output."""
+
+  def call(main, *arguments):
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    code = 0
+    try:
+      main()
+    except SystemExit as end:
+      code = end.code
+    return code, *capsys.readouterr()
+
+  return call
 
 
 @pytest.fixture

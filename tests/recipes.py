@@ -18,6 +18,7 @@ def tiny(data_dir: str) -> ConfigDict:
     eval_batch_size=64,
     num_steps=4,
     num_epochs=None,
+    steps_per_call=1,
     log_every=2,
     eval_every=4,
     checkpoint_every=4,

@@ -17,6 +17,9 @@ ROOMS = {
   "data": set(),
   "sharding": set(),
   "training": {"models", "data", "sharding"},
+  "predictor": {"models", "weights", "data"},
+  "serialization": {"predictor"},
+  "insight": {"models", "training", "sharding"},
 }
 
 
@@ -50,7 +53,7 @@ def test_the_check_of_imports_sees_them():
 def test_training_needs_no_tensorflow(tmp_path):
   code = """
 import sys
-from flax_resnet import training
+from flax_resnet.training import loop
 from flax_resnet.data import digits, sources
 digits.prepare(sys.argv[1])
 sources.TFDSSource("digits", "test", sys.argv[1])[0]

@@ -1,24 +1,19 @@
+import functools
 import importlib.util
-import sys
 
 import pytest
 
 from flax_resnet import __main__ as verbs
 
 
-def run(monkeypatch, capsys, *arguments):
-  monkeypatch.setattr(sys, "argv", ["flax_resnet", *arguments])
-  code = 0
-  try:
-    verbs.main()
-  except SystemExit as end:
-    code = end.code
-  return code, *capsys.readouterr()
+@pytest.fixture
+def run(call_main):
+  return functools.partial(call_main, verbs.main)
 
 
-def test_prepare_digits(tmp_path, monkeypatch, capsys):
+def test_prepare_digits(tmp_path, run):
   arguments = ["prepare", "digits", "--data-dir", str(tmp_path)]
-  code, out, err = run(monkeypatch, capsys, *arguments)
+  code, out, err = run(*arguments)
   assert (code, err) == (0, "")
   assert out == f"{tmp_path}/digits/1.0.0: train 1,437, test 360\n"
 
@@ -32,19 +27,19 @@ def test_prepare_digits(tmp_path, monkeypatch, capsys):
     (["prepare", "cifar10", "--dir=x"], "--dir=x is not a flag"),
   ],
 )
-def test_wrong_arguments(monkeypatch, capsys, arguments, message):
-  code, _, err = run(monkeypatch, capsys, *arguments)
+def test_wrong_arguments(run, arguments, message):
+  code, _, err = run(*arguments)
   assert code == 2
   assert message in err
   assert err.count("\n") == 1
 
 
 def test_without_tensorflow_prepare_says_what_to_install(
-  tmp_path, monkeypatch, capsys
+  tmp_path, monkeypatch, run
 ):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   arguments = ["prepare", "cifar10", "--data-dir", str(tmp_path)]
-  code, _, err = run(monkeypatch, capsys, *arguments)
+  code, _, err = run(*arguments)
   assert code == 2
   assert "pip install 'flax_resnet[prepare]'" in err
   assert err.count("\n") == 1

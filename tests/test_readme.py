@@ -9,11 +9,12 @@ from flax_resnet.training import load_recipe
 from tests.recipes import RECIPES, ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language):
+def blocks(language, text=README):
   fences = re.findall(
-    r"^```([\w ]*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    r"^```([\w ]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
   )
   return [text for kind, text in fences if kind == language]
 
@@ -35,15 +36,25 @@ def test_the_python_runs(capsys):
   assert out.startswith("(8, 10) {'stem': (8, 32, 32, 64), 'stage1': (8, 16, 1")
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)", README))
-def test_links_lead_somewhere(target):
-  assert (ROOT / target).exists()
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+def test_the_python_of_other_pages_runs(page):
+  names = {}
+  for code in blocks("python", page.read_text()):
+    exec(compile(code, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+  targets = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
+  for target in targets:
+    assert (page.parent / target).exists(), target
 
 
 def test_commands_name_recipes_and_keys_that_exist():
   commands = [
     command
-    for block in blocks("")
+    for page in PAGES
+    for block in blocks("", page.read_text())
     for command in block.replace("\\\n", " ").splitlines()
     if "--config " in command
   ]

@@ -27,12 +27,13 @@ def test_every_recipe_makes_a_run(path):
   config.augment.std = config.augment.std[:1] * channels
   mesh = sharding.make_mesh()
   run = prepare(config.to_dict(), mesh)
-  batch = next(sharding.prefetch(run.train_batches(0), mesh, ahead=0))
+  batch, _ = next(run.train_calls(0))
   state = jax.eval_shape(run.initial_state)
   new = jax.eval_shape(run.train_step, state, batch)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )
+  batch = next(sharding.prefetch(run.eval_batches(), mesh, ahead=0))
   sums = jax.eval_shape(run.eval_step, state, run.zero_sums(), batch)
   assert sums.keys() == {"loss", "top1", "top5", "count"}
 

@@ -1,5 +1,6 @@
 """train.py as a user runs it: what it prints, and how it ends."""
 
+import functools
 import json
 import os
 import pathlib
@@ -31,16 +32,9 @@ def get_config():
   return path
 
 
-def run(capsys, monkeypatch, *flags):
-  """Runs train.py in this process; returns its exit code and its output."""
-  monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
-  code = 0
-  try:
-    script.main()
-  except SystemExit as end:
-    code = end.code
-  out, err = capsys.readouterr()
-  return code, out, err
+@pytest.fixture
+def run(call_main):
+  return functools.partial(call_main, script.main)
 
 
 def one_sentence(err):
@@ -101,6 +95,10 @@ WRONG = {
     ["--config.batch_size=60"],
     "batch_size is 60, which cannot be split evenly over 8 devices",
   ),
+  "batch and data set": (
+    ["--config.batch_size=2000"],
+    "config.batch_size is 2000 and there are 1,437 examples to train on",
+  ),
   "batch and groups": (
     ["--config.model.norm_group_size=48"],
     "norm_group_size is 48, which does not divide config.batch_size 64",
@@ -112,6 +110,10 @@ WRONG = {
     "config: num_epochs is 1 and num_steps 5: give one",
   ),
   "never evaluated": (["--config.eval_every=0"], "config: eval_every is 0"),
+  "several steps of images that change": (
+    ["--config.steps_per_call=2", "--config.data.random_resized_crop=True"],
+    "config.steps_per_call is 2, for which images must be the same",
+  ),
   "negative seed": (["--config.seed=-1"], "config: seed is -1"),
   "colours": (["--config.augment.mean=(0.1,0.2)"], "mean has 2 numbers"),
   "classes": (["--config.model.num_classes=7"], "10 classes and the model 7"),
@@ -120,13 +122,13 @@ WRONG = {
 
 @pytest.mark.parametrize("flags", WRONG.values(), ids=WRONG)
 def test_a_wrong_input_ends_with_one_sentence_and_code_2(
-  recipe, tmp_path, capsys, monkeypatch, flags
+  recipe, tmp_path, run, flags
 ):
   flags, wanted = flags
   if not any(flag.startswith("--config=") for flag in flags):
     flags = [f"--config={recipe}", *flags]
   workdir = tmp_path / "run"
-  code, _, err = run(capsys, monkeypatch, *flags, "--workdir", workdir)
+  code, _, err = run(*flags, "--workdir", workdir)
   assert code == 2
   assert re.search(wanted, one_sentence(err)), err
   assert not workdir.exists()
@@ -150,7 +152,7 @@ def test_a_wrong_input_ends_with_one_sentence_and_code_2(
   ],
 )
 def test_a_wrong_config_file_ends_with_one_sentence(
-  tmp_path, data_dir, capsys, monkeypatch, line, wanted
+  tmp_path, data_dir, run, line, wanted
 ):
   path = tmp_path / "wrong.py"
   path.write_text(
@@ -165,9 +167,7 @@ def get_config():
 """
   )
   workdir = tmp_path / "run"
-  code, _, err = run(
-    capsys, monkeypatch, f"--config={path}", f"--workdir={workdir}"
-  )
+  code, _, err = run(f"--config={path}", f"--workdir={workdir}")
   assert code == 2
   assert re.search(wanted, one_sentence(err)), err
   assert not workdir.exists()
@@ -181,18 +181,16 @@ def snapshot(folder: pathlib.Path):
   }
 
 
-def test_what_a_workdir_refuses(recipe, tmp_path, capsys, monkeypatch):
+def test_what_a_workdir_refuses(recipe, tmp_path, run):
   workdir = tmp_path / "run"
   flags = [f"--config={recipe}", f"--workdir={workdir}"]
-  code, out, _ = run(capsys, monkeypatch, *flags)
+  code, out, _ = run(*flags)
   assert code == 0
   assert "finished after 4 steps" in out
   before = snapshot(workdir)
 
   # Another config.
   code, _, err = run(
-    capsys,
-    monkeypatch,
     *flags,
     "--config.optim.learning_rate=0.5",
     "--config.model.norm_group_size=8",
@@ -206,9 +204,7 @@ def test_what_a_workdir_refuses(recipe, tmp_path, capsys, monkeypatch):
   # A checkpoint of another model.
   (workdir / "config.json").unlink()
   before = snapshot(workdir)
-  code, _, err = run(
-    capsys, monkeypatch, *flags, "--config.model.stage_features=(4,8,9)"
-  )
+  code, _, err = run(*flags, "--config.model.stage_features=(4,8,9)")
   assert code == 2
   assert "is not of this model and optimizer" in one_sentence(err)
   assert "params/head/kernel is float32[8, 10] instead of float32[9, 10]" in err
@@ -216,28 +212,22 @@ def test_what_a_workdir_refuses(recipe, tmp_path, capsys, monkeypatch):
 
   # A damaged config.json.
   (workdir / "config.json").write_text("{")
-  code, _, err = run(capsys, monkeypatch, *flags)
+  code, _, err = run(*flags)
   assert code == 2
   assert "config.json is not JSON" in one_sentence(err)
 
 
-def test_a_workdir_that_cannot_be_written(
-  recipe, tmp_path, capsys, monkeypatch
-):
+def test_a_workdir_that_cannot_be_written(recipe, tmp_path, run, monkeypatch):
   (tmp_path / "file").write_text("here")
   for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-    code, _, err = run(
-      capsys, monkeypatch, f"--config={recipe}", f"--workdir={workdir}"
-    )
+    code, _, err = run(f"--config={recipe}", f"--workdir={workdir}")
     assert code == 2
     assert "cannot be written" in one_sentence(err)
   assert (tmp_path / "file").read_text() == "here"
 
   # No permission; tests may run as root, whom permissions do not stop.
   monkeypatch.setattr(os, "access", lambda *_: False)
-  code, _, err = run(
-    capsys, monkeypatch, f"--config={recipe}", f"--workdir={tmp_path / 'new'}"
-  )
+  code, _, err = run(f"--config={recipe}", f"--workdir={tmp_path / 'new'}")
   assert code == 2
   assert "is not writable" in one_sentence(err)
   assert not (tmp_path / "new").exists()
@@ -304,16 +294,16 @@ def test_a_killed_process_continues_to_the_same_end(recipe, tmp_path):
 
 
 def test_the_default_workdir_is_named_after_the_recipe(
-  recipe, tmp_path, capsys, monkeypatch
+  recipe, tmp_path, run, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  code, _, _ = run(capsys, monkeypatch, f"--config={recipe}")
+  code, _, _ = run(f"--config={recipe}")
   assert code == 0
   assert (tmp_path / "runs" / "recipe" / "summary.json").exists()
 
 
-def test_help_says_what_the_flags_do(capsys, monkeypatch):
-  code, out, _ = run(capsys, monkeypatch, "--help")
+def test_help_says_what_the_flags_do(run):
+  code, out, _ = run("--help")
   assert code == 0
   assert "--config" in out
   assert "runs/<name of the config>" in " ".join(out.split())

@@ -1,5 +1,5 @@
+import functools
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -8,23 +8,15 @@ from safetensors.numpy import load_file, save_file
 import flax_resnet as fr
 from flax_resnet import __main__ as verbs
 from flax_resnet.training import train
+from flax_resnet.verbs.evaluate import wilson_interval
 from flax_resnet.weights import WeightsError
 from tests.recipes import ROOT
 from tests.weights import cases
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-  def call(*arguments):
-    monkeypatch.setattr(sys, "argv", ["flax_resnet", *map(str, arguments)])
-    code = 0
-    try:
-      verbs.main()
-    except SystemExit as end:
-      code = end.code
-    return code, *capsys.readouterr()
-
-  return call
+def run(call_main):
+  return functools.partial(call_main, verbs.main)
 
 
 @pytest.fixture
@@ -47,6 +39,7 @@ def test_models_as_json(run, monkeypatch):
     "name": "resnet18",
     "parameters": 11_689_512,
     "multiply_adds": 1_814_073_344,
+    "activations": 2_483_712,
     "image_size": 224,
     "source": "He et al. 2015, arXiv:1512.03385",
   }
@@ -94,7 +87,7 @@ def test_convert_refuses_in_one_sentence(run, weights, tmp_path):
     ((weights, tmp_path / "a" / "b.pth", "--model", "x"), "not a folder"),
     ((weights, out, "--model", "cifar_resnet32"), "missing: layer1.3.bn1"),
     ((weights, out, "--model", "x", "--names", "keras"), "--names is 'keras'"),
-    ((weights, out), "does not say of which network: give model"),
+    ((weights, out), "does not say of which network: give --model NAME"),
   ):
     code, _, err = run("convert", *arguments)
     assert code == 2
@@ -110,9 +103,25 @@ def test_a_run_is_evaluated_as_it_was_in_training(run, config, tmp_path, mesh):
   result = json.loads(out.splitlines()[-1])  # After what training said.
   assert result["val/top1"] == pytest.approx(summary["val/top1"])
   assert result["val/count"] == 360
+  low, high = result["val/top1_interval"]
+  assert low < summary["val/top1"] < high
   code, out, _ = run("evaluate", "--workdir", tmp_path / "run")
   assert f"top1 {summary['val/top1']:.2%} (error " in out
   assert out.endswith("on 360 images\n")
+
+
+def test_a_run_is_not_evaluated_by_another_recipe(run, tmp_path):
+  code, _, err = run(
+    *("evaluate", "--workdir", tmp_path, "--config", tmp_path / "no.py")
+  )
+  assert code == 2
+  assert "--config is that of --weights" in err
+
+
+def test_the_interval_is_that_of_wilson():
+  """As R's prop.test(90, 100, correct = FALSE) has it."""
+  assert wilson_interval(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+  assert wilson_interval(1.0, 360)[1] == pytest.approx(1)
 
 
 def test_weights_for_other_images_are_told(run, weights, data_dir):

@@ -38,6 +38,11 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     raise InputError(
       f"--names is {flags.names!r}: use one of {', '.join(names.CONVENTIONS)}"
     )
+  of_run = (flags.source / "config.json").is_file()
+  if flags.model is None and flags.source.exists() and not of_run:
+    raise InputError(
+      f"{flags.source} does not say of which network: give --model NAME"
+    )
   with wrong_input(f"convert {flags.source}"):
     loaded = pretrained.load_pretrained(flags.source, flags.model)
     if flags.target.suffix in (".safetensors", *files.PYTORCH):

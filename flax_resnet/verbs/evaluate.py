@@ -6,30 +6,22 @@ key of the recipe, such as --config.data.data_dir or --config.augment.mean.
 
 import argparse
 import json
+import math
 import pathlib
 
 from flax_resnet.training.schema import InputError, wrong_input
+from flax_resnet.verbs import network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--workdir", type=pathlib.Path, metavar="DIR")
-  parser.add_argument(
-    "--weights",
-    metavar="FILE",
-    help=".safetensors, .pth, a Flax checkpoint or hf-hub:owner/repository",
-  )
-  parser.add_argument("--model", metavar="NAME", help="of the weights")
-  parser.add_argument(
-    "--config",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="the recipe with the data; that of the run with --workdir",
+  network.add_arguments(
+    parser, "the recipe with the data; that of the run with --workdir"
   )
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
-  """Prints top-1, top-5, loss and how many images there were."""
+  """Prints top-1 with its interval, top-5, loss and the number of images."""
   import jax
 
   from flax_resnet import sharding
@@ -59,33 +51,45 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   result = evaluation.evaluate(
     prepared.eval_step, state, prepared.eval_batches(), prepared.mesh
   )
+  low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
   if flags.json:
-    print(json.dumps(result))
+    print(json.dumps({**result, "val/top1_interval": [low, high]}))
     return
   data = config["data"]
   print(
     f"{fields['name']} of {weights} on {data['name']} {data['eval_split']}: "
-    f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%})  "
+    f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%}, "
+    f"95% interval {low:.2%} to {high:.2%})  "
     f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "
     f"on {result['val/count']:,} images"
   )
+
+
+def wilson_interval(
+  share: float, count: int, z: float = 1.96
+) -> tuple[float, float]:
+  """Returns the 95 % confidence interval of a share (Wilson 1927).
+
+  Args:
+    share: What was found among `count`, in [0, 1].
+    count: How many were looked at.
+    z: Quantile of the normal distribution.
+  """
+  centre = share + z**2 / (2 * count)
+  half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+  scale = 1 + z**2 / count
+  return (centre - half) / scale, (centre + half) / scale
 
 
 def _what(
   flags: argparse.Namespace, overrides: list[str]
 ) -> tuple[dict, str | pathlib.Path]:
   """Returns the config, and where the weights are."""
-  from flax_resnet.training import recipe
+  from flax_resnet.training import recipe, workdir
 
-  if (flags.workdir is None) == (flags.weights is None):
-    raise InputError("give either --workdir or --weights")
+  network.check(flags)
   if flags.workdir is not None:
-    path = flags.workdir / "config.json"
-    if not path.is_file():
-      raise InputError(
-        f"{flags.workdir} is not a workdir: it has no config.json"
-      )
-    config = recipe.override(json.loads(path.read_text()), overrides)
+    config = recipe.override(workdir.read_config(flags.workdir), overrides)
     return config.to_dict(), flags.workdir
   if flags.model is None or flags.config is None:
     raise InputError("--weights needs --model, and --config for the data")

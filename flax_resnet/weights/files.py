@@ -1,6 +1,7 @@
 """Weight files: .safetensors, PyTorch's .pth, and Flax checkpoints."""
 
 from collections.abc import Mapping
+import json
 import pathlib
 import pickle
 from typing import Any
@@ -82,11 +83,8 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   import orbax.checkpoint as ocp
 
   folder = pathlib.Path(path).absolute()
-  if (checkpoints := folder / "checkpoints").is_dir():
-    steps = [int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()]
-    if not steps:
-      raise WeightsError(f"workdir {path} has no checkpoint yet")
-    folder = checkpoints / str(max(steps))
+  if (folder / "checkpoints").is_dir():
+    folder = _latest(folder)
   if (folder / "state").is_dir():
     folder = folder / "state"
   try:
@@ -98,11 +96,35 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
       )
       state = checkpointer.restore(folder, target)
-    return {key: state[key] for key in ("params", "batch_stats")}
+    # Empty without BatchNorm.
+    stats = state.get("batch_stats") or {}
+    return {"params": state["params"], "batch_stats": stats}
   except (AttributeError, KeyError, ValueError, OSError) as error:
     raise WeightsError(
       f"folder {path} is not a Flax checkpoint: {_first_line(error)}"
     ) from error
+
+
+def class_names_of_run(workdir: pathlib.Path) -> tuple[str, ...]:
+  """Returns the class names that a run has written, by label."""
+  about = _latest(workdir) / "about" / "metadata"
+  try:
+    return tuple(json.loads(about.read_text())["class_names"])
+  except (OSError, ValueError, KeyError) as error:
+    raise WeightsError(f"{about} is not that of a run: {error!r}") from error
+
+
+def _latest(workdir: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a run's latest complete checkpoint."""
+  checkpoints = workdir / "checkpoints"
+  steps = [
+    int(path.name)
+    for path in (checkpoints.iterdir() if checkpoints.is_dir() else ())
+    if path.name.isdecimal()
+  ]
+  if not steps:
+    raise WeightsError(f"workdir {workdir} has no checkpoint yet")
+  return checkpoints / str(max(steps))
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from flax_resnet.models import list_models
+from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import WeightsError
 
 PREFIX = "hf-hub:"
@@ -20,25 +21,6 @@ _TRANSFORMERS: dict[Any, str] = {
   ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-  """What weights expect of an image.
-
-  Attributes:
-    image_size: Height and width that the network sees.
-    crop_fraction: Side of the centre crop over the short side of the image.
-    interpolation: Of the resize: "bilinear", "bicubic", ...
-    mean: By channel, of images scaled to [0, 1].
-    std: By channel.
-  """
-
-  image_size: int
-  crop_fraction: float
-  interpolation: str
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)

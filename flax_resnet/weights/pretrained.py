@@ -10,6 +10,7 @@ import jax
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.weights import files, hub
 from flax_resnet.weights.names import recognise
+from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import (
   from_torch,
   Variables,
@@ -30,8 +31,13 @@ class Pretrained:
 
   model: ResNet
   variables: Variables
-  preprocessing: hub.Preprocessing | None = None
+  preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
+
+  @property
+  def channels(self) -> int:
+    """Channels of the images that the network takes."""
+    return channels(self.variables)
 
 
 def from_pretrained(
@@ -58,15 +64,15 @@ def load_pretrained(
   weights: str | pathlib.Path, model: str | None = None, **fields: Any
 ) -> Pretrained:
   """As `from_pretrained`, with preprocessing and class names."""
+  of_run = None
   if str(weights).startswith(hub.PREFIX):
     entry = hub.fetch(str(weights))
     path, name = entry.path, model or entry.model
   else:
     entry, path, name = None, pathlib.Path(weights), model
-    of_run = _fields_of_run(path)
-    own_name = of_run.pop("name", None)
-    name = name or own_name
-    fields = {**of_run, **fields}
+    of_run = _of_run(path)
+    if of_run:
+      name, fields = name or of_run.name, {**of_run.fields, **fields}
   if name is None:
     raise WeightsError(
       f'{weights} does not say of which network: give model="…"'
@@ -76,7 +82,11 @@ def load_pretrained(
     head = variables["params"].get("head")
     classes = head["kernel"].shape[-1] if head else 0
     network = create_model(name, **{"num_classes": classes, **fields})
-    return Pretrained(network, _checked(variables, network))
+    variables = _checked(variables, network)
+    if of_run:
+      class_names = files.class_names_of_run(path)
+      return Pretrained(network, variables, of_run.preprocessing, class_names)
+    return Pretrained(network, variables)
   tensors = files.read(path)
   network, head_key = _fit_head(tensors, name, fields)
   variables = from_torch(tensors, network, head_key=head_key)
@@ -86,13 +96,24 @@ def load_pretrained(
   return Pretrained(network, variables, entry.preprocessing, names)
 
 
-def _fields_of_run(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the arguments of `create_model` in a run, if this is a workdir."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What the config of a run says of its network."""
+
+  name: str
+  fields: dict[str, Any]
+  preprocessing: Preprocessing
+
+
+def _of_run(path: pathlib.Path) -> _Run | None:
+  """Returns what a config says, if this is a workdir."""
   config = path / "config.json"
   if not config.is_file():
-    return {}
+    return None
   try:
-    return dict(json.loads(config.read_text())["model"])
+    found = json.loads(config.read_text())
+    fields = dict(found["model"])
+    return _Run(fields.pop("name"), fields, Preprocessing.of_run(found))
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise WeightsError(f"{config} is not that of a run: {error!r}") from error
 
@@ -120,12 +141,17 @@ def _fit_head(
   return network, jax.random.key(0)
 
 
-def _checked(variables: Variables, model: ResNet) -> Variables:
-  """Returns variables whose shapes are those of the model."""
+def channels(variables: Variables) -> int:
+  """Returns how many channels the images have that the stem takes."""
   stem = variables["params"].get("stem", {})
   kernel = (stem.get("conv") or stem.get("conv1") or {}).get("kernel")
-  channels = 3 if kernel is None else kernel.shape[2]
-  images = jax.ShapeDtypeStruct((1, 32, 32, channels), model.dtype)
+  return 3 if kernel is None else kernel.shape[2]
+
+
+def _checked(variables: Variables, model: ResNet) -> Variables:
+  """Returns variables whose shapes are those of the model."""
+  shape = (1, 32, 32, channels(variables))
+  images = jax.ShapeDtypeStruct(shape, model.dtype)
 
   def shapes(tree):
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

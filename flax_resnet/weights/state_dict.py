@@ -95,7 +95,11 @@ def to_torch(
   """
   convention = usual(model) if names is None else CONVENTIONS[names]
   flat = traverse_util.flatten_dict(
-    {key: unstack(variables)[key] for key in ("params", "batch_stats")}
+    {
+      key: tree
+      for key, tree in unstack(variables).items()
+      if key in ("params", "batch_stats")
+    }
   )
   state_dict = {}
   for path, leaf in flat.items():

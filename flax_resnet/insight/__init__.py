@@ -1,0 +1,1 @@
+"""What skip connections do, measured on networks as they are."""

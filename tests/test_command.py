@@ -1,0 +1,77 @@
+"""What a command loads, and what it keeps for the next one."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.recipes import ROOT
+
+
+def python(code, **environment):
+  """Runs code in a process without the cache of this one; returns its lines."""
+  own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    env=own | {"JAX_PLATFORMS": "cpu"} | environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert not result.stderr
+  return result.stdout.splitlines()
+
+
+# Of the heavy ones, what is needed to train and not to say how.
+HEAVY = "grain, matplotlib, optax, orbax, sklearn, tensorboardX, tqdm, torch"
+
+
+@pytest.mark.parametrize(
+  "command", ["train.py --help", "-m flax_resnet models --help"]
+)
+def test_help_loads_little(command):
+  code = f"""
+import runpy, sys
+program = {command!r}.split()
+module = program.pop(0) == "-m"
+sys.argv = program if module else ["train.py", *program]
+try:
+  run = runpy.run_module if module else runpy.run_path
+  run("flax_resnet" if module else "train.py", run_name="__main__")
+except SystemExit:
+  pass
+print(*(name for name in {HEAVY!r}.split(", ") if name in sys.modules))
+"""
+  *_, loaded = python(code)
+  assert loaded == ""
+
+
+WHERE = """
+import jax
+from flax_resnet import command
+command.keep_what_is_compiled()
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_compiled_programs_are_kept_below_the_users_cache(tmp_path):
+  wanted = tmp_path / "flax_resnet" / "xla"
+  code = WHERE + "jax.jit(lambda x: x + 1)(1)\n"
+  assert python(code, XDG_CACHE_HOME=str(tmp_path)) == [str(wanted)]
+  assert list(wanted.glob("jit__lambda*"))
+  (line,) = python(WHERE, XDG_CACHE_HOME="", HOME=str(tmp_path))
+  assert pathlib.Path(line) == tmp_path / ".cache" / "flax_resnet" / "xla"
+
+
+def test_a_folder_that_the_user_names_is_kept(tmp_path):
+  line = python(WHERE, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+  assert line == [str(tmp_path)]
+
+
+def test_without_a_place_to_write_nothing_is_kept(tmp_path):
+  file = tmp_path / "file"
+  file.touch()
+  assert python(WHERE, XDG_CACHE_HOME=str(file)) == ["None"]
