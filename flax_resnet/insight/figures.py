@@ -64,17 +64,12 @@ def gradients_of_run(
     all_axes[0].set_ylabel("norm of the gradient of the loss")
 
 
-def residuals(
-  before: Probe, after: Probe, title: str, path: pathlib.Path
-) -> None:
+def residuals(series: Sequence[Series], title: str, path: pathlib.Path) -> None:
   """Draws how large F(x) is beside x, and how like x the output is."""
   with _figure(title, path, (1, 2)) as (ratio, cosine):
-    for label, found, colour in (
-      ("before training", before, BEFORE),
-      ("after training", after, SKIP),
-    ):
+    for label, found, style in series:
       numbers = range(1, len(found.blocks) + 1)
-      style = {"label": label, "color": colour, "marker": "o", "markersize": 3}
+      style = {"label": label, "marker": "o", "markersize": 3, **style}
       ratio.plot(numbers, [b.residual for b in found.blocks], **style)
       cosine.plot(numbers, [b.cosine for b in found.blocks], **style)
     ratio.axhline(1, color="black", linewidth=0.6, linestyle=":")
@@ -84,23 +79,14 @@ def residuals(
     ratio.legend(frameon=False, fontsize=8)
 
 
-def responses(
-  series: Mapping[str, Probe], title: str, path: pathlib.Path
-) -> None:
+def responses(series: Sequence[Series], title: str, path: pathlib.Path) -> None:
   """Draws the standard deviations of layer responses: Fig. 7 of the paper."""
-  colours = (BEFORE, SKIP, PLAIN, ONLY_SKIPS)
   with _figure(title, path, (1, 2), sharey=True) as (by_place, by_size):
-    for colour, (label, found) in zip(colours, series.items(), strict=False):
+    for label, found, style in series:
       values = list(found.responses.values())
-      by_place.plot(
-        range(1, len(values) + 1), values, color=colour, label=label
-      )
-      by_size.plot(
-        range(1, len(values) + 1),
-        sorted(values, reverse=True),
-        color=colour,
-        label=label,
-      )
+      numbers = range(1, len(values) + 1)
+      by_place.plot(numbers, values, label=label, **style)
+      by_size.plot(numbers, sorted(values, reverse=True), label=label, **style)
     by_place.set(title="in the order of the layers", xlabel="layer")
     by_size.set(title="sorted by size", xlabel="layer")
     by_place.set_ylabel("standard deviation")
@@ -192,23 +178,29 @@ def curves(
     title: Of the picture.
     path: Without ending.
   """
-  from matplotlib import colormaps
-
+  styles = colours(list(runs))
   with _figure(title, path, (1, 2), sharey=True) as (training, evaluation):
-    for number, (name, rows) in enumerate(runs.items()):
-      colour = colormaps["tab10"](number % 10)
+    for name, rows in runs.items():
       for axes, key in ((training, "train/top1"), (evaluation, "val/top1")):
         points = [(r["step"], 100 - 100 * r[key]) for r in rows if key in r]
         axes.plot(
           *zip(*points, strict=True),
           label=name,
-          color=colour,
           marker="o" if len(points) < 20 else None,
           markersize=3,
+          **styles[name],
         )
     training.set(title="training, augmented", ylabel="error (%)", xlabel="step")
     evaluation.set(title="evaluation", xlabel="step")
     evaluation.legend(frameon=False, fontsize=8)
+
+
+def colours(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """Returns a style for each of several runs."""
+  from matplotlib import colormaps
+
+  tab10 = colormaps["tab10"]
+  return {name: {"color": tab10(n % 10)} for n, name in enumerate(names)}
 
 
 @contextlib.contextmanager

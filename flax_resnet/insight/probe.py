@@ -55,6 +55,7 @@ class Probe:
   """What was measured on a network.
 
   Attributes:
+    images: How many.
     loss: Cross-entropy of the batch.
     stem_gradient: Norm of the gradient of the loss at the stem's output.
     blocks: From the first to the last.
@@ -63,10 +64,16 @@ class Probe:
       2015; without BatchNorm, after the convolution.
   """
 
+  images: int
   loss: float
   stem_gradient: float
   blocks: list[BlockProbe]
   responses: dict[str, float]
+
+  @property
+  def has_skips(self) -> bool:
+    """Whether the blocks add their input to their output."""
+    return self.blocks[0].residual is not None
 
 
 def probe(
@@ -121,6 +128,7 @@ def probe(
     for name in block_names(model)
   ]
   return Probe(
+    images=len(labels),
     loss=float(loss),
     stem_gradient=_norm(gradients["stem"]),
     blocks=blocks,

@@ -1,4 +1,4 @@
-"""From runs or untrained networks to inspect.json and its pictures."""
+"""From a run, or untrained networks, to inspect.json and its pictures."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -7,21 +7,15 @@ import pathlib
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flax_resnet import sharding
 from flax_resnet.insight import figures
 from flax_resnet.insight.mistakes import find_mistakes, Mistakes
 from flax_resnet.insight.probe import Probe, probe
+from flax_resnet.insight.trained import Trained
 from flax_resnet.models import create_model
 from flax_resnet.models.start import initial_variables
-from flax_resnet.training import workdir as workdirs
-from flax_resnet.training.checkpoint import Checkpoints
-from flax_resnet.training.logbook import read
-from flax_resnet.training.run import prepare, Run
-from flax_resnet.training.schema import InputError
-from flax_resnet.training.state import TrainState
+from flax_resnet.training.workdir import write_json
 
 
 def study_run(workdir: pathlib.Path, num_images: int) -> list[pathlib.Path]:
@@ -37,63 +31,75 @@ def study_run(workdir: pathlib.Path, num_images: int) -> list[pathlib.Path]:
   Raises:
     InputError: When there is no such run, or nothing is saved yet.
   """
-  config = workdirs.read_config(workdir)
-  run = prepare(config, sharding.make_mesh(jax.local_devices()[:1]))
-  before = run.initial_state()
-  after = _latest(workdir, run, before)
-  images, labels = _training_images(run, num_images)
-  found = {
-    name: probe(run.model, state.variables, images, labels)
-    for name, state in (("before", before), ("after", after))
+  trained = Trained.load(workdir)
+  before, after = trained.probes(num_images)
+  found = find_mistakes(
+    _probabilities(trained),
+    trained.run.eval_batches(),
+    trained.run.model.num_classes,
+  )
+  names = trained.run.dataset.class_names
+  pictures = _draw_run(trained.title, before, after, found, names, workdir)
+  report = {
+    "net": trained.run.title(),
+    "step": int(trained.after.step),
+    "images": before.images,
+    "before": dataclasses.asdict(before),
+    "after": dataclasses.asdict(after),
+    "mistakes": _as_json(found, names),
   }
-  mistakes = find_mistakes(
-    _probabilities(run, after),
-    run.eval_batches(),
-    run.model.num_classes,
-  )
-  names = run.dataset.class_names
-  net = f"{run.title()}, step {int(after.step)}"
-  one, other = found["before"], found["after"]
+  return written(workdir, report, pictures)
+
+
+def _draw_run(
+  net: str,
+  before: Probe,
+  after: Probe,
+  found: Mistakes,
+  class_names: Sequence[str],
+  out: pathlib.Path,
+) -> list[str]:
+  """Writes the pictures of a run and returns their names."""
+  series = [
+    ("before training", before, {"color": figures.BEFORE}),
+    ("after training", after, {"color": figures.SKIP}),
+  ]
   figures.gradients_of_run(
-    one,
-    other,
+    before,
+    after,
     f"Does the gradient reach the first blocks? {net}",
-    workdir / "inspect_gradients",
+    out / "inspect_gradients",
   )
-  pictures = ["gradients", "responses", "confusion", "mistakes"]
-  if one.blocks[0].residual is not None:
-    pictures.insert(1, "residuals")
+  if before.has_skips:
     figures.residuals(
-      one,
-      other,
+      series,
       f"Is F(x) a small correction of x? {net}",
-      workdir / "inspect_residuals",
+      out / "inspect_residuals",
     )
   figures.responses(
-    {"before training": one, "after training": other},
+    series,
     f"How strongly do layers respond? {net}",
-    workdir / "inspect_responses",
+    out / "inspect_responses",
   )
   figures.confusion(
-    mistakes,
-    names,
+    found,
+    class_names,
     f"What is taken for what? {net}",
-    workdir / "inspect_confusion",
+    out / "inspect_confusion",
   )
   figures.mistakes(
-    mistakes,
-    names,
+    found,
+    class_names,
     f"The most confident mistakes: {net}",
-    workdir / "inspect_mistakes",
+    out / "inspect_mistakes",
   )
-  report = {
-    "net": run.title(),
-    "step": int(after.step),
-    "images": len(labels),
-    **{name: dataclasses.asdict(each) for name, each in found.items()},
-    "mistakes": _as_json(mistakes, names),
-  }
-  return _written(workdir, report, pictures)
+  return [
+    "gradients",
+    *(["residuals"] if before.has_skips else []),
+    "responses",
+    "confusion",
+    "mistakes",
+  ]
 
 
 def study_untrained(
@@ -143,7 +149,7 @@ def study_untrained(
     "Gradients of untrained networks, from the stem to the last block",
     out / "inspect_gradients",
   )
-  return _written(
+  return written(
     out,
     {"seed": seed, "images": num_images, "step": 0, "nets": report},
     ["gradients"],
@@ -163,82 +169,16 @@ def probe_untrained(
   return probe(model, variables, images, labels)
 
 
-def compare_runs(
-  runs: Sequence[pathlib.Path], out: pathlib.Path
-) -> list[pathlib.Path]:
-  """Puts the errors of several runs beside each other.
-
-  Args:
-    runs: Their workdirs.
-    out: A folder; made if it is not there.
-
-  Raises:
-    InputError: When one is not a run, or has not been evaluated yet.
-  """
-  rows, report = {}, {}
-  alike = len({workdir.name for workdir in runs}) < len(runs)
-  for workdir in runs:
-    config = workdirs.read_config(workdir)
-    name = str(workdir) if alike else workdir.name
-    rows[name] = read(workdir / "metrics.jsonl")
-    evaluated = [row for row in rows[name] if "val/top1" in row]
-    if not evaluated:
-      raise InputError(f"the run in {workdir} has not been evaluated yet")
-    fields = dict(config["model"])
-    model = create_model(fields.pop("name"), **fields)
-    size, channels = config["data"]["image_size"], config["augment"]["mean"]
-    images = jax.ShapeDtypeStruct((1, size, size, len(channels)), model.dtype)
-    shapes = jax.eval_shape(
-      functools.partial(model.init, train=False), jax.random.key(0), images
-    )
-    report[name] = {
-      "model": config["model"]["name"],
-      "shortcut": model.shortcut,
-      "parameters": sum(x.size for x in jax.tree.leaves(shapes["params"])),
-      "step": evaluated[-1]["step"],
-      "train/loss": rows[name][-1].get("train/loss"),
-      "val/top1": evaluated[-1]["val/top1"],
-      "val/count": evaluated[-1]["val/count"],
-    }
-  out.mkdir(parents=True, exist_ok=True)
-  figures.curves(
-    rows, "Errors by step: " + ", ".join(rows), out / "inspect_curves"
-  )
-  return _written(out, {"runs": report}, ["curves"])
-
-
-def _latest(workdir: pathlib.Path, run: Run, like: TrainState) -> TrainState:
-  if not (workdir / "checkpoints").is_dir():
-    raise InputError(f"the run in {workdir} has saved no checkpoint yet")
-  checkpoints = Checkpoints(
-    workdir / "checkpoints", run.recipe.keep_checkpoints
-  )
-  try:
-    if (step := checkpoints.latest_step()) is None:
-      raise InputError(f"the run in {workdir} has saved no checkpoint yet")
-    return checkpoints.restore(step, like)
-  finally:
-    checkpoints.close()
-
-
-def _training_images(run: Run, count: int) -> tuple[jax.Array, jax.Array]:
-  """Returns training images as evaluation would see them, and their labels."""
-  batches = run.dataset.train.train_batches(
-    batch_size=min(count, len(run.dataset.train)), seed=run.recipe.seed
-  )
-  batch = next(batches)
-  return run.normalize(jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
-
-
-def _probabilities(run: Run, state: TrainState) -> Callable[..., jax.Array]:
+def _probabilities(trained: Trained) -> Callable[..., jax.Array]:
   """Returns a function from uint8 images to probabilities."""
+  run = trained.run
 
   @jax.jit
   def probabilities(variables, pixels):
     logits = run.model.apply(variables, run.normalize(pixels), train=False)
     return jax.nn.softmax(cast(jax.Array, logits))
 
-  return functools.partial(probabilities, state.variables)
+  return functools.partial(probabilities, trained.after.variables)
 
 
 def _style(label: str) -> dict[str, Any]:
@@ -267,11 +207,11 @@ def _as_json(found: Mistakes, names: Sequence[str]) -> dict[str, Any]:
   }
 
 
-def _written(
+def written(
   folder: pathlib.Path, report: dict, pictures: Sequence[str]
 ) -> list[pathlib.Path]:
   """Writes inspect.json and returns it with the pictures."""
-  workdirs.write_json(folder / "inspect.json", report)
+  write_json(folder / "inspect.json", report)
   return [
     folder / "inspect.json",
     *(

@@ -129,7 +129,12 @@ class Run:
 
   def title(self) -> str:
     """Says what is trained on what."""
-    return f"{self.recipe.model['name']} on {self.recipe.data['name']}"
+    model = self.recipe.model
+    changed = [
+      f"{key}={model[key]}" for key in ("shortcut", "norm") if key in model
+    ]
+    network = " ".join([model["name"], *changed])
+    return f"{network} on {self.recipe.data['name']}"
 
   def about(self) -> dict[str, Any]:
     """Returns what a reader of a checkpoint needs besides the arrays."""

@@ -3,8 +3,9 @@
 Of a run: how large the gradient is at each block, and how much of it the skips
 alone bring back; how large F(x) is beside x; how strongly layers respond; what
 is taken for what. The first three before training and after. Of several runs:
-their errors beside each other. Of untrained networks: the gradients, beside
-those of the same network without skips, with BatchNorm and without.
+the first three, and their errors by step, beside each other. Of untrained
+networks: the gradients, beside those of the same network without skips, with
+BatchNorm and without.
 
 The numbers are written to inspect.json, the pictures beside it as PNG and SVG.
 """
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
-  """Prints which files were written."""
+  """Prints what several runs came to, and which files were written."""
   del overrides
   if (flags.workdir is None) == (flags.model is None):
     raise InputError("give either --workdir or --model NAME --init")
@@ -56,7 +57,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   if flags.images < 1:
     raise InputError(f"--images is {flags.images}: use 1 or more")
 
-  from flax_resnet.insight import study
+  from flax_resnet.insight import comparison, study
 
   out = flags.out or pathlib.Path(
     "runs/untrained" if flags.model else "runs/compared"
@@ -65,7 +66,8 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     with wrong_input("--model"):
       files = study.study_untrained(flags.model, out, flags.images, flags.seed)
   elif len(flags.workdir) > 1:
-    files = study.compare_runs(flags.workdir, out)
+    rows, files = comparison.compare_runs(flags.workdir, out, flags.images)
+    print(comparison.table(rows), end="\n\n")
   elif flags.out is not None:
     raise InputError("--out is for several runs: what one has stays in it")
   else:

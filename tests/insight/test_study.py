@@ -81,20 +81,46 @@ def test_runs_are_compared(run, config, tmp_path, mesh):
     top1[shortcut] = train(config, tmp_path / shortcut, mesh)["val/top1"]
     state = prepare(config.to_dict(), mesh).initial_state()
     sizes[shortcut] = count_parameters(state)
-  code, _, err = run(
+  code, out, err = run(
     *("inspect", "--workdir", tmp_path / "none", tmp_path / "projection"),
-    *("--out", tmp_path / "out"),
+    *("--out", tmp_path / "out", "--images", 32),
   )
   assert (code, err) == (0, "")
   runs = json.loads((tmp_path / "out" / "inspect.json").read_text())["runs"]
   for shortcut in top1:
-    assert runs[shortcut]["shortcut"] == shortcut
-    assert runs[shortcut]["val/top1"] == top1[shortcut]
-    assert runs[shortcut]["parameters"] == sizes[shortcut]
+    row = runs[shortcut]
+    assert row["shortcut"] == shortcut
+    assert row["val_error"] == 1 - top1[shortcut]
+    assert row["parameters"] == sizes[shortcut]
+    printed = next(x for x in out.splitlines() if x.startswith(shortcut))
+    assert printed.split()[1:5] == [
+      *("cifar_resnet8", shortcut, f"{sizes[shortcut]:,}", "4")
+    ]
+    assert printed.endswith(f"{1 - top1[shortcut]:.2%}")
+    # As inspecting that run alone finds it.
+    run("inspect", "--workdir", tmp_path / shortcut, "--images", 32)
+    alone = json.loads((tmp_path / shortcut / "inspect.json").read_text())
+    for moment in ("before", "after"):
+      assert row[moment]["images"] == 32
+      assert row[moment]["blocks"] == alone[moment]["blocks"]
   more = sizes["projection"] - sizes["none"]
   # 1x1 convolutions and BatchNorm, from 4 to 8 channels and from 8 to 8.
   assert more == 4 * 8 + 2 * 8 + 8 * 8 + 2 * 8
-  is_picture(tmp_path / "out" / "inspect_curves.png")
+  for name in ("curves", "gradients", "residuals", "responses"):
+    assert f"inspect_{name}.svg" in out
+    is_picture(tmp_path / "out" / f"inspect_{name}.png")
+
+
+def test_plain_runs_alone_have_no_residuals(run, config, tmp_path, mesh):
+  config.model.shortcut = "none"
+  config.log_every = 100  # No row of training: curves of evaluations alone.
+  workdirs = tmp_path / "a", tmp_path / "b"
+  for workdir in workdirs:
+    train(config, workdir, mesh)
+  code, out, err = run("inspect", "--workdir", *workdirs, "--out", tmp_path)
+  assert (code, err) == (0, "")
+  assert "inspect_gradients.png" in out
+  assert "residuals" not in out
 
 
 def test_runs_of_the_same_name_are_told_apart(run, config, tmp_path, mesh):
@@ -104,7 +130,7 @@ def test_runs_of_the_same_name_are_told_apart(run, config, tmp_path, mesh):
   code, _, _ = run("inspect", "--workdir", *workdirs, "--out", tmp_path)
   assert code == 0
   runs = json.loads((tmp_path / "inspect.json").read_text())["runs"]
-  assert list(runs) == list(map(str, workdirs))
+  assert list(runs) == ["a/run", "b/run"]
 
 
 def test_wrong_inputs_of_inspect(run, tmp_path):
