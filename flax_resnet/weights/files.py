@@ -88,14 +88,16 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   if (folder / "state").is_dir():
     folder = folder / "state"
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      tree = checkpointer.metadata(folder).item_metadata.tree
-      # On this process's own device, wherever it was written.
-      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      target = jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
-      )
-      state = checkpointer.restore(folder, target)
+    # The handler, as a Checkpointer warns of a file that a run's state lacks.
+    handler = ocp.StandardCheckpointHandler()
+    tree = handler.metadata(folder).tree
+    # On this process's own device, wherever it was written.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
+    )
+    state = handler.restore(folder, args=ocp.args.StandardRestore(target))
+    handler.close()
     # Empty without BatchNorm.
     stats = state.get("batch_stats") or {}
     return {"params": state["params"], "batch_stats": stats}

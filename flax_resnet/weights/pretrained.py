@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from flax_resnet.models import create_model, ResNet
+from flax_resnet.models.start import initial_variables
 from flax_resnet.weights import files, hub
 from flax_resnet.weights.names import recognise
 from flax_resnet.weights.preprocessing import Preprocessing
@@ -82,11 +83,14 @@ def load_pretrained(
     head = variables["params"].get("head")
     classes = head["kernel"].shape[-1] if head else 0
     network = create_model(name, **{"num_classes": classes, **fields})
+    fresh = network.num_classes != classes
+    if fresh:
+      variables = _with_fresh_head(variables, network, classes)
     variables = _checked(variables, network)
-    if of_run:
-      class_names = files.class_names_of_run(path)
-      return Pretrained(network, variables, of_run.preprocessing, class_names)
-    return Pretrained(network, variables)
+    if of_run is None:
+      return Pretrained(network, variables)
+    names = () if fresh else files.class_names_of_run(path)
+    return Pretrained(network, variables, of_run.preprocessing, names)
   tensors = files.read(path)
   network, head_key = _fit_head(tensors, name, fields)
   variables = from_torch(tensors, network, head_key=head_key)
@@ -134,11 +138,28 @@ def _fit_head(
   network = create_model(name, **{**fields, "num_classes": wanted})
   if wanted in (0, classes):
     return network, None
+  _say_fresh(classes, wanted)
+  return network, jax.random.key(0)
+
+
+def _with_fresh_head(
+  variables: Variables, model: ResNet, classes: int
+) -> Variables:
+  """Returns variables with the head that the model wants, if it wants one."""
+  params = {k: v for k, v in variables["params"].items() if k != "head"}
+  if model.num_classes:
+    _say_fresh(classes, model.num_classes)
+    shape = (32, 32, channels(variables))
+    drawn = initial_variables(model, jax.random.key(0), shape)
+    params["head"] = drawn["params"]["head"]
+  return {**variables, "params": params}
+
+
+def _say_fresh(classes: int, wanted: int) -> None:
   print(
     f"the weights have {classes} classes and the model {wanted}: its head is "
     "initialised anew"
   )
-  return network, jax.random.key(0)
 
 
 def channels(variables: Variables) -> int:

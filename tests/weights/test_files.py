@@ -130,9 +130,15 @@ def test_a_checkpoint_of_another_model(safetensors, tmp_path):
     fr.from_pretrained(tmp_path / "flax", "cifar_resnet32")
 
 
-def test_another_number_of_classes_is_said(safetensors, capsys):
+@pytest.mark.parametrize("kind", ["file", "checkpoint"])
+def test_another_number_of_classes_is_said(kind, safetensors, tmp_path, capsys):
+  weights = safetensors
+  if kind == "checkpoint":
+    weights = tmp_path / "flax"
+    _, whole = fr.from_pretrained(safetensors, "cifar_resnet20", **FIELDS)
+    files.write_checkpoint(weights, whole)
   model, variables = fr.from_pretrained(
-    safetensors, "cifar_resnet20", num_classes=3, **FIELDS
+    weights, "cifar_resnet20", num_classes=3, **FIELDS
   )
   assert model.num_classes == 3
   assert variables["params"]["head"]["kernel"].shape == (64, 3)
@@ -141,6 +147,27 @@ def test_another_number_of_classes_is_said(safetensors, capsys):
     "the weights have 10 classes and the model 3: its head is initialised "
     "anew\n"
   )
+
+
+@pytest.mark.parametrize("kind", ["file", "checkpoint"])
+def test_no_classes_are_embeddings(kind, safetensors, tmp_path, capsys):
+  model, whole = fr.from_pretrained(safetensors, "cifar_resnet20", **FIELDS)
+  weights = safetensors
+  if kind == "checkpoint":
+    weights = tmp_path / "flax"
+    files.write_checkpoint(weights, whole)
+  trunk, variables = fr.from_pretrained(
+    weights, "cifar_resnet20", num_classes=0, **FIELDS
+  )
+  assert "head" not in variables["params"]
+  images = jax.random.normal(jax.random.key(0), (2, 9, 9, 3))
+  embeddings = trunk.apply(variables, images, train=False)
+  head = whole["params"]["head"]
+  logits = model.apply(whole, images, train=False)
+  np.testing.assert_allclose(
+    embeddings @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-4
+  )
+  assert capsys.readouterr().out == ""
 
 
 def test_a_file_does_not_say_its_model(safetensors):
