@@ -1,0 +1,128 @@
+"""The examples run, shortened, and do what their first lines say."""
+
+import functools
+import re
+import runpy
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.models.start import initial_variables
+from flax_resnet.training import train
+from flax_resnet.weights import files
+from tests.recipes import ROOT
+
+
+@pytest.fixture
+def run(call_main):
+  """Runs an example in this process; returns what it prints."""
+
+  def run(name, *arguments):
+    path = str(ROOT / "examples" / f"{name}.py")
+    start = functools.partial(runpy.run_path, path, run_name="__main__")
+    code, out, err = call_main(start, *arguments)
+    assert (code, err) == (0, "")
+    return out
+
+  return run
+
+
+def percent(text, out):
+  """Returns the first figure in percent of the line that `text` starts."""
+  line = next(line for line in out.splitlines() if line.startswith(text))
+  return float(re.search(r"([\d.]+)%", line)[1])
+
+
+def test_embeddings(run, config, tmp_path, mesh):
+  config.update(num_steps=60, log_every=60, eval_every=60, checkpoint_every=60)
+  config.model.stage_features = (8, 16, 32)
+  train(config, tmp_path / "run", mesh)
+  out = run(
+    *("embeddings", "--workdir", tmp_path / "run"),
+    *("--out", tmp_path / "neighbours.png"),
+  )
+  assert percent("pixels", out) == 95.83
+  assert "embeddings   32 numbers" in out
+  assert percent("embeddings", out) > 80
+  assert Image.open(tmp_path / "neighbours.png").size[0] > 500
+
+
+def test_segmentation(run, tmp_path):
+  picture = tmp_path / "segmentation.png"
+  out = run(
+    *("segmentation", "--steps", 100, "--batch-size", 8, "--out", picture)
+  )
+  assert "step  100  loss 0." in out
+  found = dict(re.findall(r"IoU of (\w+) +([\d.]+)", out))
+  assert set(found) == {"background", "square", "disc", "triangle"}
+  assert float(found["background"]) > 0.8
+  mean = float(re.search(r"mean IoU ([\d.]+)", out)[1])
+  assert mean == pytest.approx(np.mean([*map(float, found.values())]), abs=1e-3)
+  assert Image.open(picture).size[0] > 500
+
+
+@pytest.mark.slow
+def test_segmentation_learns(run, tmp_path):
+  out = run("segmentation", "--out", tmp_path / "segmentation.png")
+  assert float(re.search(r"mean IoU ([\d.]+)", out)[1]) > 0.7
+
+
+def test_finetune(run, tmp_path):
+  rng = np.random.default_rng(0)
+  for channel, name in enumerate(("rot", "grün", "blau 색")):
+    (tmp_path / "images" / name).mkdir(parents=True)
+    for i in range(20):
+      pixels = rng.integers(0, 100, (20 + i, 30, 3), np.uint8)
+      pixels[..., channel] += 100
+      file = tmp_path / "images" / name / f"{i}.png"
+      Image.fromarray(pixels).save(file)
+  model = fr.create_model("cifar_resnet8", stage_features=(16, 32, 64))
+  drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
+  files.write_checkpoint(tmp_path / "weights", drawn)
+  out = run(
+    *("finetune", tmp_path / "images", "--weights", tmp_path / "weights"),
+    *("--model", "cifar_resnet8", "--size", 16, "--batch-size", 8),
+    *("--head-epochs", 1, "--epochs", 3, "--out", tmp_path / "tuned"),
+  )
+  assert "3 classes, 48 images to train on, 12 to evaluate on" in out
+  assert "head, epoch 1: " in out
+  last = next(x for x in out.splitlines() if x.startswith("all, epoch 3"))
+  assert float(re.search(r"([\d.]+)%", last)[1]) > 90
+  network, tuned = fr.from_pretrained(tmp_path / "tuned", "cifar_resnet8")
+  assert network.num_classes == 3
+  names = (tmp_path / "tuned" / "classes.txt").read_text().split("\n")
+  assert names[:3] == ["blau 색", "grün", "rot"]
+  stems = (x["params"]["stem"]["conv"]["kernel"] for x in (drawn, tuned))
+  assert np.abs(np.subtract(*stems)).max() > 0
+
+
+def test_finetuning_the_head_alone_leaves_the_rest(run, tmp_path):
+  for name in "ab":
+    (tmp_path / "images" / name).mkdir(parents=True)
+    for i in range(10):
+      pixels = np.full((16, 16, 3), 10 * i, np.uint8)
+      Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+  model = fr.create_model("cifar_resnet8", num_classes=2)
+  drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
+  files.write_checkpoint(tmp_path / "weights", drawn)
+  run(
+    *("finetune", tmp_path / "images", "--weights", tmp_path / "weights"),
+    *("--model", "cifar_resnet8", "--size", 16, "--batch-size", 8),
+    *("--head-epochs", 1, "--epochs", 0, "--out", tmp_path / "tuned"),
+  )
+  _, tuned = fr.from_pretrained(tmp_path / "tuned", "cifar_resnet8")
+  for name, before in drawn["params"].items():
+    after = tuned["params"][name]
+    same = jax.tree.map(np.array_equal, before, after)
+    assert all(jax.tree.leaves(same)) == (name != "head"), name
+
+
+def test_nnx(run):
+  out = run("nnx", "--steps", 60)
+  assert "step  50  loss 0." in out
+  last = out.splitlines()[-1]
+  assert last.endswith("of the 360 test digits")
+  assert percent("", last) > 80
