@@ -1,6 +1,7 @@
 """The README holds: its Python runs, its links and its keys exist."""
 
 import re
+import runpy
 import shlex
 
 import pytest
@@ -65,6 +66,14 @@ def test_commands_name_recipes_and_keys_that_exist():
     prefix = "--config."
     keys = [w.removeprefix(prefix) for w in words if w.startswith(prefix)]
     load_recipe(ROOT / path, keys)
+
+
+def test_the_reference_is_what_the_docstrings_say():
+  pytest.importorskip("griffe")  # Of the extra "dev".
+  script = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+  assert script["PAGE"].read_text() == script["render"](), (
+    "run python docs/reference.py"
+  )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
