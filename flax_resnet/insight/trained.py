@@ -52,10 +52,19 @@ class Trained:
     Args:
       num_images: Of the training set, without augmentation, that go through
         the network together; fewer if the set has fewer.
+
+    Raises:
+      InputError: When BatchNorm cannot normalise so many in its groups.
     """
+    count = min(num_images, len(self.run.dataset.train))
+    group = self.run.model.norm_group_size
+    if group and count % group:
+      raise InputError(
+        f"{count} images are no multiple of {group}, the norm_group_size of "
+        f"{self.run.title()}: choose other --images"
+      )
     batches = self.run.dataset.train.train_batches(
-      batch_size=min(num_images, len(self.run.dataset.train)),
-      seed=self.run.recipe.seed,
+      batch_size=count, seed=self.run.recipe.seed
     )
     batch = next(batches)
     images = self.run.normalize(jnp.asarray(batch["image"]))

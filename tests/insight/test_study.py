@@ -133,6 +133,17 @@ def test_runs_of_the_same_name_are_told_apart(run, config, tmp_path, mesh):
   assert list(runs) == ["a/run", "b/run"]
 
 
+def test_images_that_are_no_multiple_of_the_groups(run, config, tmp_path, mesh):
+  config.model.norm_group_size = 32
+  train(config, tmp_path / "run", mesh)
+  workdir = tmp_path / "run"
+  code, _, err = run("inspect", "--workdir", workdir, "--images", 48)
+  assert (code, err.count("\n")) == (2, 1)
+  assert "48 images are no multiple of 32, the norm_group_size of" in err
+  assert not list(workdir.glob("inspect*"))
+  assert run("inspect", "--workdir", workdir, "--images", 64)[0] == 0
+
+
 def test_wrong_inputs_of_inspect(run, tmp_path):
   for arguments, message in (
     ((), "give either --workdir or --model"),

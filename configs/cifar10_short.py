@@ -1,0 +1,23 @@
+"""The first 1,000 steps of cifar10_resnet20, to compare networks on CPU.
+
+The schedule of section 4.2 of He et al. 2015 squeezed into 2.56 epochs, to see
+what nets of other depths and shortcuts come to. docs/skip_connections.md has
+what was seen.
+
+Command:   python train.py --config configs/cifar10_short.py \
+             --workdir runs/plain56 --config.model.name=cifar_plain56
+Source:    https://arxiv.org/abs/1512.03385, section 4.2, but for the length
+Measured:  VALUES
+"""
+
+from cifar10_resnet20 import get_config as full
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = full()
+  config.num_steps = 1_000
+  config.log_every = 20
+  config.eval_every = 200
+  config.checkpoint_every = 200
+  return config
