@@ -8,6 +8,7 @@ that whatever slows the machine down for a while slows all of them down.
 from collections.abc import Callable, Mapping
 import dataclasses
 import multiprocessing
+import os
 import statistics
 import time
 
@@ -48,6 +49,8 @@ def take_turns(
     rounds: Turns of each contender.
     seconds: Length of a turn, about.
   """
+  # On a GPU, JAX would take most of the memory from those that come after.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   context = multiprocessing.get_context("spawn")
   results = {name: Result([]) for name in makers}
   playing = {}

@@ -90,7 +90,7 @@ def _module(module: griffe.Module) -> Iterator[str]:
 def _object(thing: griffe.Object, level: int) -> Iterator[str]:
   name = thing.path.removeprefix(thing.module.path + ".")
   yield f"{'#' * level} {name}\n"
-  yield f"```python\n{_signature(thing)}\n```\n"
+  yield f"```python signature\n{_signature(thing)}\n```\n"
   yield from _docstring(thing)
   if thing.is_class:
     for member in thing.members.values():

@@ -1,5 +1,6 @@
 """python -m flax_resnet VERB: what is done around a training run."""
 
+import argparse
 import importlib
 import sys
 
@@ -29,6 +30,7 @@ def main() -> None:
       name,
       help=str(module.__doc__).partition("\n")[0].rstrip("."),
       description=module.__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
     module.add_arguments(verb)

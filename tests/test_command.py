@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -26,7 +27,10 @@ def python(code, **environment):
 
 
 # Of the heavy ones, what is needed to train and not to say how.
-HEAVY = "grain, matplotlib, optax, orbax, sklearn, tensorboardX, tqdm, torch"
+HEAVY = (
+  "flax, grain, jax, matplotlib, optax, orbax, sklearn, tensorboardX, tqdm, "
+  "torch"
+)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,30 @@ print(*(name for name in {HEAVY!r}.split(", ") if name in sys.modules))
 """
   *_, loaded = python(code)
   assert loaded == ""
+
+
+@pytest.mark.parametrize(
+  "command",
+  ["train.py --config configs/digits.py", "-m flax_resnet models"],
+)
+def test_ctrl_c_while_jax_is_imported(command, tmp_path):
+  (tmp_path / "jax").mkdir()
+  (tmp_path / "jax" / "__init__.py").write_text(
+    "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, *command.split()],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "importing\n"
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == 130
+  assert err == "interrupted: nothing was in progress\n"
 
 
 WHERE = """

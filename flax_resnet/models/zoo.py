@@ -70,7 +70,7 @@ def _bottleneck(**fields: Any) -> Callable[..., Any]:
 _FAMILIES: dict[str, dict[str, Callable[..., ResNet]]] = {
   "He et al. 2015, arXiv:1512.03385": {
     # With the stride in the 3x3: v1.5, as fb.resnet.torch and torchvision.
-    **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152, 200)},
+    **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152)},
     # To the letter.
     **{
       f"resnet{d}_v1": _imagenet(d, block=_bottleneck(stride_in_1x1=True))
@@ -79,9 +79,14 @@ _FAMILIES: dict[str, dict[str, Callable[..., ResNet]]] = {
     # Section 4.2: option A.
     **{
       f"cifar_resnet{d}": _cifar(d, shortcut="identity")
-      for d in (8, 20, 32, 44, 56, 110, 1202)
+      for d in (20, 32, 44, 56, 110, 1202)
     },
     **{f"cifar_plain{d}": _cifar(d, shortcut="none") for d in (20, 32, 44, 56)},
+  },
+  "after He et al. 2015, arXiv:1512.03385": {
+    # Of the depth of the pre-activation net of He et al. 2016.
+    "resnet200": _imagenet(200),
+    "cifar_resnet8": _cifar(8, shortcut="identity"),
     # The ImageNet widths behind a 3x3 stem.
     **{
       f"cifar_resnet{d}": _imagenet(d, stem="cifar", num_classes=10)

@@ -80,6 +80,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   Raises:
     WeightsError: When it is none of these.
   """
+  from etils import epath
   import orbax.checkpoint as ocp
 
   folder = pathlib.Path(path).absolute()
@@ -90,13 +91,15 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   try:
     # The handler, as a Checkpointer warns of a file that a run's state lacks.
     handler = ocp.StandardCheckpointHandler()
-    tree = handler.metadata(folder).tree
+    tree = handler.metadata(epath.Path(folder)).tree
     # On this process's own device, wherever it was written.
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
       lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
     )
-    state = handler.restore(folder, args=ocp.args.StandardRestore(target))
+    state = handler.restore(
+      epath.Path(folder), args=ocp.args.StandardRestore(target)
+    )
     handler.close()
     # Empty without BatchNorm.
     stats = state.get("batch_stats") or {}

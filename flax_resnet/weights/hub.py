@@ -88,7 +88,8 @@ def _preprocessing(
     return Preprocessing(
       image_size=of_timm["input_size"][-1],
       crop_fraction=of_timm["crop_pct"],
-      interpolation=of_timm["interpolation"],
+      # "random" was trained with bilinear and bicubic in turn.
+      interpolation=of_timm["interpolation"].replace("random", "bilinear"),
       mean=tuple(of_timm["mean"]),
       std=tuple(of_timm["std"]),
     )

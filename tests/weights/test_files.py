@@ -193,7 +193,10 @@ def cache(tmp_path, monkeypatch):
   return tmp_path
 
 
-def test_timm_s_repositories(cache):
+@pytest.mark.parametrize(
+  ("interpolation", "used"), [("bicubic", "bicubic"), ("random", "bilinear")]
+)
+def test_timm_s_repositories(interpolation, used, cache):
   """As hf-hub:timm/resnet50.a1_in1k is laid out."""
   case = cases.CASES["resnet18"]
   folder = cache / "timm" / "resnet18.a1_in1k"
@@ -204,7 +207,7 @@ def test_timm_s_repositories(cache):
     "num_classes": 10,
     "pretrained_cfg": {
       "input_size": [3, 224, 224],
-      "interpolation": "bicubic",
+      "interpolation": interpolation,
       "crop_pct": 0.95,
       "mean": [0.485, 0.456, 0.406],
       "std": [0.229, 0.224, 0.225],
@@ -214,7 +217,7 @@ def test_timm_s_repositories(cache):
   loaded = load_pretrained("hf-hub:timm/resnet18.a1_in1k", **dict(case.fields))
   assert loaded.model.num_classes == 10
   assert loaded.preprocessing == hub.Preprocessing(
-    224, 0.95, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    224, 0.95, used, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   )
 
 
