@@ -62,13 +62,16 @@ def compare_runs(
   """
   places = _named(workdirs)
   metrics = {name: _metrics(workdir) for name, workdir in places.items()}
-  rows, before, after = {}, {}, {}
+  rows, before, after, sets = {}, {}, {}, set()
   for name, workdir in places.items():
     trained = Trained.load(workdir)
     rows[name] = _row(trained, metrics[name])
+    sets.add(trained.run.recipe.data["name"])
     before[name], after[name] = trained.probes(num_images)
   out.mkdir(parents=True, exist_ok=True)
-  pictures = _draw(metrics, before, after, out)
+  steps = sorted({row.step for row in rows.values()})
+  where = f"{', '.join(sorted(sets))}, step {', '.join(map(str, steps))}"
+  pictures = _draw(metrics, before, after, where, out)
   report = {
     "runs": {
       name: {
@@ -106,11 +109,12 @@ def _draw(
   metrics: Mapping[str, Sequence[Mapping[str, Any]]],
   before: Mapping[str, Probe],
   after: Mapping[str, Probe],
+  where: str,
   out: pathlib.Path,
 ) -> list[str]:
   """Writes the pictures and returns their names."""
   colours = figures.colours(list(metrics))
-  figures.curves(metrics, "Errors by step", out / "inspect_curves")
+  figures.curves(metrics, f"Errors by step: {where}", out / "inspect_curves")
   figures.gradients(
     {
       "before training": [
@@ -120,20 +124,20 @@ def _draw(
         (name, found, colours[name]) for name, found in after.items()
       ],
     },
-    "Does the gradient reach the first blocks?",
+    f"Does the gradient reach the first blocks? {where}",
     out / "inspect_gradients",
   )
   series = [(name, found, colours[name]) for name, found in after.items()]
   figures.responses(
     series,
-    "How strongly do layers respond? After training",
+    f"How strongly do layers respond? {where}",
     out / "inspect_responses",
   )
   skips = [each for each in series if each[1].has_skips]
   if skips:
     figures.residuals(
       skips,
-      "Is F(x) a small correction of x? After training",
+      f"Is F(x) a small correction of x? {where}",
       out / "inspect_residuals",
     )
   return [
