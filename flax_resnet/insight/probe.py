@@ -4,11 +4,11 @@ Everything is measured from outside, by intercepting the calls of submodules:
 the blocks know nothing of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import re
-from typing import Any
+from typing import Any, cast
 
 from flax import linen as nn
 import jax
@@ -90,8 +90,18 @@ def probe(
     images: Normalised.
     labels: Of the images.
   """
+  return probe_each(model, [variables], images, labels)[0]
+
+
+def probe_each(
+  model: ResNet,
+  states: Sequence[Any],
+  images: Float[Array, "b h w c"],
+  labels: Int[Array, " b"],
+) -> list[Probe]:
+  """As `probe` for each of several variables of one network; compiled once."""
   if model.scan:
-    variables = unstack(variables)
+    states = [unstack(variables) for variables in states]
   # What hides the blocks, or drops parts of them.
   model = model.clone(
     scan=False, remat=False, stochastic_depth=0.0, dropout=0.0
@@ -99,21 +109,45 @@ def probe(
   run = functools.partial(_run, model)
   shapes = jax.eval_shape(
     lambda v, x, y: run(v, x, y, {}, cut=False)[1]["outputs"],
-    variables,
+    states[0],
     images,
     labels,
   )
   nothing = {
     name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()
   }
-
-  def measure(cut: bool):
-    return jax.jit(
+  whole, by_skips = (
+    jax.jit(
       jax.value_and_grad(functools.partial(run, cut=cut), 3, has_aux=True)
-    )(variables, images, labels, nothing)
+    )
+    for cut in (False, True)
+  )
+  found = []
+  for variables in states:
+    batch = (variables, images, labels, nothing)
+    forward, gradients = cast(Any, whole(*batch))
+    skips = None
+    if model.shortcut != "none":
+      _, skips = cast(Any, by_skips(*batch))
+    found.append(_probe(model, forward, gradients, skips))
+  return found
 
-  (loss, seen), gradients = measure(cut=False)
-  by_skips = None if model.shortcut == "none" else measure(cut=True)[1]
+
+def _probe(
+  model: ResNet,
+  forward: tuple[Array, dict[str, dict[str, Array]]],
+  gradients: dict[str, Array],
+  by_skips: dict[str, Array] | None,
+) -> Probe:
+  """Returns what two passes have shown.
+
+  Args:
+    model: The network.
+    forward: What `_run` returns.
+    gradients: At the outputs of the stem and of the blocks.
+    by_skips: The same, if no gradient passes through any F.
+  """
+  loss, seen = forward
   blocks = [
     BlockProbe(
       name=name,
@@ -128,7 +162,7 @@ def probe(
     for name in block_names(model)
   ]
   return Probe(
-    images=len(labels),
+    images=len(seen["outputs"]["stem"]),
     loss=float(loss),
     stem_gradient=_norm(gradients["stem"]),
     blocks=blocks,

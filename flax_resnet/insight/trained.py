@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_resnet import sharding
-from flax_resnet.insight.probe import Probe, probe
+from flax_resnet.insight.probe import Probe, probe_each
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.run import prepare, Run
@@ -69,11 +69,9 @@ class Trained:
     batch = next(batches)
     images = self.run.normalize(jnp.asarray(batch["image"]))
     labels = jnp.asarray(batch["label"])
-    model = self.run.model
-    return (
-      probe(model, self.before.variables, images, labels),
-      probe(model, self.after.variables, images, labels),
-    )
+    states = [self.before.variables, self.after.variables]
+    before, after = probe_each(self.run.model, states, images, labels)
+    return before, after
 
 
 def _latest(workdir: pathlib.Path, run: Run, like: TrainState) -> TrainState:
