@@ -152,7 +152,7 @@ def _probe(
     BlockProbe(
       name=name,
       gradient=_norm(gradients[name]),
-      gradient_by_skips=by_skips and _norm(by_skips[name]),
+      gradient_by_skips=_norm(by_skips[name]) if by_skips else None,
       residual=_maybe(seen["residual"].get(name)),
       cosine=_maybe(seen["cosine"].get(name)),
       open=1.0
