@@ -1,5 +1,6 @@
 """What a command loads, and what it keeps for the next one."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -66,6 +67,8 @@ def test_ctrl_c_while_jax_is_imported(command, tmp_path):
     [sys.executable, *command.split()],
     cwd=ROOT,
     env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
