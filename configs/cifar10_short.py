@@ -1,4 +1,4 @@
-"""The first 1,000 steps of cifar10_resnet20, to compare networks on CPU.
+"""cifar10_resnet20 in 1,000 steps, to compare networks on CPU.
 
 The schedule of section 4.2 of He et al. 2015 squeezed into 2.56 epochs, to see
 what nets of other depths and shortcuts come to. docs/skip_connections.md has
