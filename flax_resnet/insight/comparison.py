@@ -1,6 +1,6 @@
 """Several runs beside each other: Figs. 6 and 7 and Table 3 of the paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -22,6 +22,7 @@ class Row:
 
   Attributes:
     model: Of `list_models()`.
+    data: Name of the data set.
     shortcut: As in `ResNet`.
     parameters: How many.
     step: Of the last evaluation.
@@ -31,6 +32,7 @@ class Row:
   """
 
   model: str
+  data: str
   shortcut: str
   parameters: int
   step: int
@@ -62,16 +64,13 @@ def compare_runs(
   """
   places = _named(workdirs)
   metrics = {name: _metrics(workdir) for name, workdir in places.items()}
-  rows, before, after, sets = {}, {}, {}, set()
+  rows, before, after = {}, {}, {}
   for name, workdir in places.items():
     trained = Trained.load(workdir)
     rows[name] = _row(trained, metrics[name])
-    sets.add(trained.run.recipe.data["name"])
     before[name], after[name] = trained.probes(num_images)
   out.mkdir(parents=True, exist_ok=True)
-  steps = sorted({row.step for row in rows.values()})
-  where = f"{', '.join(sorted(sets))}, step {', '.join(map(str, steps))}"
-  pictures = _draw(metrics, before, after, where, out)
+  pictures = _draw(metrics, before, after, _where(rows.values()), out)
   report = {
     "runs": {
       name: {
@@ -103,6 +102,12 @@ def table(rows: Mapping[str, Row]) -> str:
       ),
     ]
   )
+
+
+def _where(rows: Collection[Row]) -> str:
+  """Returns the data sets and the steps of runs, for titles."""
+  data, steps = sorted({r.data for r in rows}), sorted({r.step for r in rows})
+  return f"{', '.join(data)}, step {', '.join(map(str, steps))}"
 
 
 def _draw(
@@ -171,6 +176,7 @@ def _row(trained: Trained, metrics: Sequence[Mapping[str, Any]]) -> Row:
   logged = [row for row in metrics if "train/top1" in row]
   return Row(
     model=trained.run.recipe.model["name"],
+    data=trained.run.recipe.data["name"],
     shortcut=trained.run.model.shortcut,
     parameters=count_parameters(trained.after),
     step=evaluated["step"],
