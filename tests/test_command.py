@@ -1,6 +1,5 @@
 """What a command loads, and what it keeps for the next one."""
 
-import functools
 import os
 import pathlib
 import signal
@@ -54,6 +53,14 @@ print(*(name for name in {HEAVY!r}.split(", ") if name in sys.modules))
   assert loaded == ""
 
 
+# A shell's background jobs ignore Ctrl-C, and so would what they start.
+HEED_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @pytest.mark.parametrize(
   "command",
   ["train.py --config configs/digits.py", "-m flax_resnet models"],
@@ -64,11 +71,9 @@ def test_ctrl_c_while_jax_is_imported(command, tmp_path):
     "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
   )
   process = subprocess.Popen(
-    [sys.executable, *command.split()],
+    [sys.executable, "-c", HEED_CTRL_C, *command.split()],
     cwd=ROOT,
     env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    # A shell's background jobs ignore Ctrl-C, and so would what they start.
-    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
