@@ -54,9 +54,9 @@ def test_training_needs_no_tensorflow(tmp_path):
   code = """
 import sys
 from flax_resnet.training import loop
-from flax_resnet.data import digits, sources
+from flax_resnet.data import digits, prepared
 digits.prepare(sys.argv[1])
-sources.TFDSSource("digits", "test", sys.argv[1])[0]
+prepared.TFDSSource("digits", "test", sys.argv[1])[0]
 assert "tensorflow" not in sys.modules
 """
   command = [sys.executable, "-c", code, str(tmp_path)]

@@ -1,15 +1,27 @@
-"""A data set by name: its records, what is done to them, its batches."""
+"""A data set: its records, what is done to them, its batches."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import os
 
 import numpy as np
 
-from flax_resnet.data import pipeline, sources, transforms
+from flax_resnet.data import pipeline, sources
+from flax_resnet.data.reading import ArrayReader, Batch, RecordReader
 
-# Examples of the synthetic set.
-SYNTHETIC_SPLITS = {"train": 1024, "test": 256}
+
+class Tally:
+  """Counts the broken images that were skipped."""
+
+  def __init__(self):
+    self._count = 0
+
+  def add(self, count: int) -> None:
+    self._count += count
+
+  def take(self) -> int:
+    """Returns how many there were since the last call."""
+    count, self._count = self._count, 0
+    return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,47 +30,83 @@ class Split:
 
   Attributes:
     source: The records.
-    transform: What is done to each image.
-    num_threads: How many batches are made at the same time.
+    reader: Reads and transforms them.
+    workers: Who reads.
     random: Whether the transform gives another image each time.
+    copies: How often a record is in a batch of training.
+    skips: Whether broken images are skipped.
+    skipped: Counts those.
   """
 
   source: sources.Source
-  transform: transforms.Transform
-  num_threads: int
+  reader: RecordReader | ArrayReader
+  workers: pipeline.Workers
   random: bool = False
+  copies: int = 1
+  skips: bool = False
+  skipped: Tally = dataclasses.field(default_factory=Tally)
 
   def __len__(self) -> int:
     return len(self.source)
 
-  def train_batches(self, **where) -> Iterator[pipeline.Batch]:
-    """See `pipeline.train_batches`."""
-    return pipeline.train_batches(
-      self.source, self.transform, num_threads=self.num_threads, **where
+  def check(self, batch_size: int) -> None:
+    """Raises ValueError unless batches of this size can be filled."""
+    pipeline.Order(len(self), 0, batch_size, self.copies)
+
+  def train_batches(self, *, seed: int, **share: int) -> Iterator[Batch]:
+    """See `pipeline.train_batches` and `pipeline.Share`."""
+    batches = pipeline.train_batches(
+      self.reader,
+      pipeline.Share(**share),
+      seed=seed,
+      copies=self.copies,
+      workers=self.workers,
+    )
+    return self._counted(batches)
+
+  def train_indices(self, *, seed: int, **share: int) -> Iterator[np.ndarray]:
+    """See `pipeline.train_indices` and `pipeline.Share`."""
+    return pipeline.train_indices(
+      len(self), pipeline.Share(**share), seed=seed, copies=self.copies
     )
 
-  def train_indices(self, **where) -> Iterator[np.ndarray]:
-    """See `pipeline.train_indices`."""
-    return pipeline.train_indices(len(self.source), **where)
+  def eval_batches(self, **share: int) -> Iterator[Batch]:
+    """See `pipeline.eval_batches` and `pipeline.Share`."""
+    batches = pipeline.eval_batches(
+      self.reader, pipeline.Share(**share), workers=self.workers
+    )
+    return self._counted(batches)
 
-  def arrays(self) -> pipeline.Batch:
+  def arrays(self) -> Batch:
     """Returns all records as one batch, in the order of their indices.
 
     Raises:
       ValueError: When the transform gives another image each time.
     """
     if self.random:
-      raise ValueError("random_resized_crop makes another image each time")
-    whole = pipeline.eval_batches(
-      self.source, self.transform, batch_size=len(self), num_threads=1
-    )
-    return next(whole)
+      raise ValueError("random crops and policies make another image each time")
+    return next(self.eval_batches(batch_size=len(self)))
 
-  def eval_batches(self, **where) -> Iterator[pipeline.Batch]:
-    """See `pipeline.eval_batches`."""
-    return pipeline.eval_batches(
-      self.source, self.transform, num_threads=self.num_threads, **where
+  def in_memory(self) -> "Split":
+    """Returns the same split, read once and kept."""
+    if isinstance(self.reader, RecordReader) and self.random:
+      source = sources.InMemory(self.source)
+      reader = dataclasses.replace(self.reader, source=source)
+      return dataclasses.replace(self, source=source, reader=reader)
+    share = pipeline.Share(len(self))
+    whole = next(
+      pipeline.eval_batches(self.reader, share, workers=self.workers)
     )
+    source = sources.ArraySource(
+      whole["image"], whole["label"], self.source.class_names
+    )
+    reader = ArrayReader(source, whole["mask"], whole["broken"])
+    return dataclasses.replace(self, source=source, reader=reader)
+
+  def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+      self.skipped.add(int(batch.pop("broken").sum()))
+      yield batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,103 +124,3 @@ class Dataset:
   eval: Split
   image_shape: tuple[int, int, int]
   class_names: Sequence[str]
-
-
-def load(
-  *,
-  name: str,
-  data_dir: str | None,
-  train_split: str,
-  eval_split: str,
-  image_size: int,
-  random_resized_crop: bool,
-  center_crop_fraction: float,
-  in_memory: bool,
-  num_threads: int,
-  num_classes: int,
-) -> Dataset:
-  """Opens a data set.
-
-  Args:
-    name: "digits" (prepared at its first use), "synthetic", or the name of a
-      TFDS image-classification set that is prepared as array_record.
-    data_dir: Where TFDS sets are; None for TFDS's own default.
-    train_split: In TFDS's notation: "train", "train[:90%]".
-    eval_split: Likewise.
-    image_size: Height and width that images are brought to.
-    random_resized_crop: Train on random parts of the images, as on ImageNet;
-      else on all of them.
-    center_crop_fraction: Evaluate on this central share of the short side.
-    in_memory: Decode all images once and keep them; for small sets.
-    num_threads: How many batches are made at the same time.
-    num_classes: Of the network; what the data set has must be the same.
-
-  Raises:
-    ValueError: For a name, split or number that cannot be.
-    FileNotFoundError: When the set is not prepared.
-  """
-  if image_size < 1:
-    raise ValueError(f"image_size is {image_size}: use 1 or more")
-  if not 0 < center_crop_fraction <= 1:
-    raise ValueError(
-      f"center_crop_fraction is {center_crop_fraction}: use more than 0, at "
-      "most 1"
-    )
-  if num_threads < 1:
-    raise ValueError(f"num_threads is {num_threads}: use 1 or more")
-  if data_dir is not None:
-    data_dir = os.path.expanduser(data_dir)
-  train, evaluation = (
-    _open(name, split, data_dir, image_size, num_classes, in_memory)
-    for split in (train_split, eval_split)
-  )
-  if len(train.class_names) != num_classes:
-    raise ValueError(
-      f"data set {name!r} has {len(train.class_names)} classes and the model "
-      f"{num_classes}: set config.model.num_classes to "
-      f"{len(train.class_names)}"
-    )
-  whole = transforms.center_crop(train.channels, image_size)
-  return Dataset(
-    train=Split(
-      train,
-      transforms.random_resized_crop(train.channels, image_size)
-      if random_resized_crop
-      else whole,
-      num_threads,
-      random=random_resized_crop,
-    ),
-    eval=Split(
-      evaluation,
-      transforms.center_crop(train.channels, image_size, center_crop_fraction),
-      num_threads,
-    ),
-    image_shape=(image_size, image_size, train.channels),
-    class_names=train.class_names,
-  )
-
-
-def _open(
-  name: str,
-  split: str,
-  data_dir: str | None,
-  image_size: int,
-  num_classes: int,
-  in_memory: bool,
-) -> sources.Source:
-  if name == "synthetic":
-    if split not in SYNTHETIC_SPLITS:
-      raise ValueError(
-        f"data set 'synthetic' has no split {split!r}: use one of "
-        f"{', '.join(SYNTHETIC_SPLITS)}"
-      )
-    source = sources.SyntheticSource(
-      SYNTHETIC_SPLITS[split], image_size, num_classes
-    )
-  else:
-    if name == "digits":
-      from flax_resnet.data import digits
-
-      digits.prepare(data_dir)
-    source = sources.TFDSSource(name, split, data_dir)
-  return sources.InMemory(source) if in_memory else source

@@ -1,152 +1,239 @@
 """Batches, whose order is a function of (seed, step): step 3 of the way.
 
 Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}.
+
+A run is a row of places, `batch_size` of them a step. Which record is at a
+place, and which random numbers its transform draws, depends on nothing but the
+seed and the place: hosts, workers and restarts only say who reads it, and when.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+import math
+import sys
 
+from absl import flags
 import grain
 import numpy as np
 
-from flax_resnet.data.sources import Source
-from flax_resnet.data.transforms import Transform
+from flax_resnet.data.reading import Batch, blank, Reader
 
-Batch = dict[str, np.ndarray]
+# Keys of the shuffles, above those of the places of a run.
+_ORDER = 2**63
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+  """Who reads.
+
+  Attributes:
+    threads: Threads, of each process; 0 to read when the batch is asked for.
+    processes: Processes beside this one; 0 for none. Decoding holds no lock of
+      Python's, so threads suffice until Python's own part, about a twentieth
+      of the work, fills a core.
+  """
+
+  threads: int = 4
+  processes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Which rows of each batch a host reads.
+
+  Attributes:
+    batch_size: Of the global batch.
+    first_step: How many batches of the run to leave out.
+    shard_index: Which host this is.
+    shard_count: Of how many.
+  """
+
+  batch_size: int
+  first_step: int = 0
+  shard_index: int = 0
+  shard_count: int = 1
+
+  @property
+  def rows(self) -> int:
+    """How many rows of a batch these are."""
+    return self.batch_size // self.shard_count
+
+  def places(self, start: int, count: int) -> np.ndarray:
+    """Returns places in the run of `count` of this host's, of one batch."""
+    step, row = divmod(start, self.rows)
+    first = (self.first_step + step) * self.batch_size
+    first += self.shard_index * self.rows + row
+    return np.arange(first, first + count)
+
+
+class Order:
+  """One shuffled epoch after the other, by place.
+
+  Args:
+    num_records: In the set.
+    seed: Of the shuffles.
+    batch_size: Of the global batch.
+    copies: How often a record is in a batch: repeated augmentation (Hoffer et
+      al. 2020, arXiv:1901.09335). The copies of a batch lie far apart in it.
+
+  Raises:
+    ValueError: When the copies do not fill a batch.
+  """
+
+  def __init__(
+    self, num_records: int, seed: int, batch_size: int, copies: int = 1
+  ):
+    if batch_size % copies:
+      raise ValueError(
+        f"repeated_augmentation is {copies}, which does not divide the batch "
+        f"size {batch_size}: use a divisor of it"
+      )
+    self._num_records, self._seed = num_records, seed
+    self._batch_size, self._distinct = batch_size, batch_size // copies
+
+  def __call__(self, places: np.ndarray) -> np.ndarray:
+    """Returns the records at places of the run."""
+    step, row = np.divmod(places, self._batch_size)
+    drawn = step * self._distinct + row % self._distinct
+    epochs, within = np.divmod(drawn, self._num_records)
+    records = np.empty(len(places), np.int32)
+    for epoch in np.unique(epochs):
+      here = epochs == epoch
+      shuffled = _shuffled(self._num_records, self._seed, int(epoch))
+      records[here] = shuffled[within[here]]
+    return records
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(num_records: int, seed: int, epoch: int) -> np.ndarray:
+  """Returns the records of an epoch: 4 bytes each, so few are kept."""
+  rng = generator(seed, _ORDER + epoch)
+  return rng.permutation(np.arange(num_records, dtype=np.int32))
 
 
 def train_batches(
-  source: Source,
-  transform: Transform,
+  reader: Reader,
+  share: Share,
   *,
-  batch_size: int,
   seed: int,
-  first_step: int = 0,
-  shard_index: int = 0,
-  shard_count: int = 1,
-  num_threads: int = 4,
+  copies: int = 1,
+  workers: Workers = Workers(),
 ) -> Iterator[Batch]:
   """Yields this host's part of the batch of each step, without end.
 
-  The stream is one shuffled epoch after the other, each record once in each;
-  batches run across the border of epochs. Host i of n gets the i-th n-th of
-  each global batch, so all hosts together read the same stream for every n.
+  Each record is there once an epoch; batches run across the border of epochs.
 
   Args:
-    source: Where records come from.
-    transform: What is done to each image, with a generator seeded by (seed,
-      place of the record in the run).
-    batch_size: Of the global batch.
-    seed: Of the order and of the transform.
-    first_step: How many batches of the stream to leave out.
-    shard_index: Which host this is.
-    shard_count: Of how many.
-    num_threads: How many batches are made at the same time.
+    reader: Where records come from.
+    share: Which part of which batches.
+    seed: Of the order, and of the transform's random numbers.
+    copies: See `Order`.
+    workers: Who reads.
+
+  Yields:
+    A batch, with "broken", see `reading.Reader`.
   """
+  order = Order(len(reader), seed, share.batch_size, copies)
 
-  def finish(record, rng):
-    return _example(transform(record["image"], rng), record["label"], True)
+  def read(start: int, count: int) -> Batch:
+    places = share.places(start, count)
+    return reader.read(
+      order(places), (generator(seed, place) for place in places)
+    )
 
-  records = grain.MapDataset.source(cast(Sequence, source))
-  batches = _part_of_host(
-    _in_order(records, seed).random_map(finish),
-    batch_size,
-    first_step,
-    shard_index,
-    shard_count,
-  )
-  return _iterate(batches, num_threads)
+  size = _divisor(share.rows, reader.at_a_time)
+  return _batches(read, sys.maxsize // share.rows, share.rows, size, workers)
 
 
 def train_indices(
-  num_records: int,
-  *,
-  batch_size: int,
-  seed: int,
-  first_step: int = 0,
-  shard_index: int = 0,
-  shard_count: int = 1,
+  num_records: int, share: Share, *, seed: int, copies: int = 1
 ) -> Iterator[np.ndarray]:
   """Yields which records `train_batches` has in each batch, int32 [b]."""
-  batches = _part_of_host(
-    _in_order(grain.MapDataset.range(num_records), seed),
-    batch_size,
-    first_step,
-    shard_index,
-    shard_count,
-  )
-  return (np.asarray(indices, np.int32) for indices in _iterate(batches, 1))
-
-
-def _in_order(records: grain.MapDataset, seed: int) -> grain.MapDataset:
-  """One shuffled epoch after the other."""
-  return records.seed(seed).shuffle().repeat()
-
-
-def _part_of_host(
-  examples: grain.MapDataset,
-  batch_size: int,
-  first_step: int,
-  shard_index: int,
-  shard_count: int,
-) -> grain.MapDataset:
-  """A host's part of batch s is at s * shard_count + shard_index."""
-  first = first_step * shard_count + shard_index
-  return examples.batch(batch_size // shard_count).slice(
-    slice(first, None, shard_count)
-  )
+  order = Order(num_records, seed, share.batch_size, copies)
+  start = 0
+  while True:
+    yield order(share.places(start, share.rows))
+    start += share.rows
 
 
 def eval_batches(
-  source: Source,
-  transform: Transform,
-  *,
-  batch_size: int,
-  shard_index: int = 0,
-  shard_count: int = 1,
-  num_threads: int = 4,
+  reader: Reader, share: Share, *, workers: Workers = Workers()
 ) -> Iterator[Batch]:
   """Yields this host's part of batches that hold every record once, in order.
 
   The last batch is filled up with blank images whose `mask` is False.
 
   Args:
-    source: Where records come from.
-    transform: What is done to each image.
-    batch_size: Of the global batch.
-    shard_index: Which host this is.
-    shard_count: Of how many.
-    num_threads: How many batches are made at the same time.
+    reader: Where records come from.
+    share: Which part of which batches.
+    workers: Who reads.
+
+  Yields:
+    A batch, with "broken", see `reading.Reader`.
   """
   rng = np.random.default_rng(0)  # Evaluation draws nothing from it.
-  blank = np.zeros_like(transform(source[0]["image"], rng))
 
-  def example(index):
-    if index >= len(source):
-      return _example(blank, 0, False)
-    record = source[index]
-    return _example(transform(record["image"], rng), record["label"], True)
+  def read(start: int, count: int) -> Batch:
+    places = share.places(start, count)
+    real = places[places < len(reader)]
+    rest = blank(reader.image_shape, count - len(real))
+    if not len(real):
+      return rest
+    return _joined([reader.read(real, [rng] * len(real)), rest])
 
-  filled = -(-len(source) // batch_size) * batch_size
-  batches = (
-    grain.MapDataset.range(filled)
-    .map(example)
-    .batch(batch_size // shard_count)
-    .slice(slice(shard_index, None, shard_count))
-  )
-  return _iterate(batches, num_threads)
+  num_batches = math.ceil(len(reader) / share.batch_size)
+  size = _divisor(share.rows, reader.at_a_time)
+  return _batches(read, num_batches, share.rows, size, workers)
 
 
-def _example(image: np.ndarray, label: int, real: bool) -> Batch:
-  return {
-    "image": image,
-    "label": np.asarray(label, np.int32),
-    "mask": np.asarray(real),
-  }
+def _batches(
+  read: Callable[[int, int], Batch],
+  num_batches: int,
+  rows: int,
+  size: int,
+  workers: Workers,
+) -> Iterator[Batch]:
+  """Has chunks of `size` rows read ahead: a batch, and one for each worker.
 
-
-def _iterate(batches: grain.MapDataset, num_threads: int) -> Iterator[Any]:
+  So memory depends on the size of a batch and not on the number of workers,
+  and a batch is complete when the one before it is taken.
+  """
   options = grain.ReadOptions(
-    num_threads=num_threads, prefetch_buffer_size=2 * num_threads
+    num_threads=workers.threads,
+    prefetch_buffer_size=(rows // size + workers.threads)
+    if workers.threads
+    else 0,
   )
-  return iter(batches.to_iter_dataset(options))
+  chunks = (
+    grain.MapDataset.range(num_batches * (rows // size))
+    .map(lambda number: read(number * size, size))
+    .to_iter_dataset(options)
+  )
+  if workers.processes:
+    if not flags.FLAGS.is_parsed():  # Grain asks them; absl.app is not used.
+      flags.FLAGS.mark_as_parsed()
+    chunks = chunks.mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=workers.processes,
+        per_worker_buffer_size=math.ceil(rows / size / workers.processes) + 1,
+      )
+    )
+  return iter(chunks.batch(rows // size, batch_fn=_joined))
+
+
+def _divisor(rows: int, limit: int) -> int:
+  """Returns the largest divisor of `rows` that is at most `limit`."""
+  return max(n for n in range(1, min(limit, rows) + 1) if rows % n == 0)
+
+
+def _joined(chunks: Sequence[Batch]) -> Batch:
+  if len(chunks) == 1:
+    return chunks[0]
+  return {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
+
+
+def generator(seed: int, place: int) -> np.random.Generator:
+  """Returns the generator of a place: keyed, so that it costs no hashing."""
+  key = np.array([seed, place], np.uint64)
+  return np.random.Generator(np.random.Philox(key=key))

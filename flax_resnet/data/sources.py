@@ -1,13 +1,14 @@
 """Records by index: step 1 of the way of a batch."""
 
 from collections.abc import Sequence
-import difflib
 import operator
-from typing import Any, Protocol, runtime_checkable, SupportsIndex, TypedDict
+import os
+from typing import Protocol, runtime_checkable, SupportsIndex, TypedDict
 
 import numpy as np
 
-from flax_resnet.data import transforms
+from flax_resnet.data import splits
+from flax_resnet.data.decoding import decode, ImageError
 
 
 class Record(TypedDict):
@@ -19,7 +20,12 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-  """Examples by index; safe to read from several threads at once."""
+  """Examples by index; safe to read from several threads at once.
+
+  Attributes:
+    channels: 1 for grey, 3 for RGB; what the images are decoded to.
+    class_names: By label.
+  """
 
   @property
   def channels(self) -> int: ...
@@ -31,104 +37,7 @@ class Source(Protocol):
 
   def __getitem__(self, index: SupportsIndex, /) -> Record: ...
 
-  def __getitems__(self, indices: Sequence[int], /) -> list[Record]: ...
-
-
-class TFDSSource:
-  """A split of a prepared TFDS image-classification set (array_record).
-
-  Images stay encoded. The set is read from its files alone: neither TensorFlow
-  nor the code that prepared it is needed.
-
-  Args:
-    name: Of the set: "cifar10", "cifar10:3.0.2".
-    split: In TFDS's notation: "train", "train[:90%]".
-    data_dir: The folder that holds the set; None for TFDS's own default.
-
-  Raises:
-    ValueError: When there is no such split, when the set is not one of
-      labelled images, or when it was prepared in another format.
-    FileNotFoundError: When the set is not there.
-  """
-
-  def __init__(self, name: str, split: str, data_dir: str | None):
-    import tensorflow_datasets as tfds
-
-    # TFDS hides the types of what is used here behind decorators.
-    decode: Any = tfds.decode
-    builder: Any = _find(name, data_dir)
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-      raise ValueError(
-        f"data set {name!r} in {builder.data_path} is stored as "
-        f"{builder.info.file_format.value}, which has no random access: "
-        f"prepare it in another folder with 'python -m flax_resnet prepare "
-        f"{name} --data-dir DIR'"
-      )
-    features = builder.info.features
-    if not (
-      {"image", "label"} <= set(features)
-      and isinstance(features["image"], tfds.features.Image)
-      and isinstance(features["label"], tfds.features.ClassLabel)
-    ):
-      raise ValueError(
-        f"data set {name!r} has the features {', '.join(features)}: use an "
-        "image-classification set, with an 'image' and a class as 'label'"
-      )
-    try:
-      self._records = builder.as_data_source(
-        split, decoders={"image": decode.SkipDecoding()}
-      )
-    except (ValueError, AssertionError) as error:
-      raise ValueError(
-        f"data set {name!r} has no split {split!r}: use one of "
-        f"{', '.join(builder.info.splits)}, or a part that is not empty, such "
-        "as 'train[:90%]'"
-      ) from error
-    self.channels = 1 if features["image"].shape[-1] == 1 else 3
-    self.class_names = features["label"].names
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: SupportsIndex) -> Record:
-    return self._record(self._records[index])
-
-  def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-    return [self._record(r) for r in self._records.__getitems__(indices)]
-
-  def _record(self, record) -> Record:
-    return {"image": record["image"], "label": int(record["label"])}
-
-
-def _find(name: str, data_dir: str | None):
-  """Returns the TFDS builder of a set that is on disk."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import constants, read_only_builder
-
-  try:
-    return read_only_builder.builder_from_files(name, data_dir=data_dir)
-  except tfds.core.DatasetNotFoundError as error:
-    names = ["digits", "synthetic", *_tfds_names()]
-    plain = name.split(":")[0].split("/")[0]
-    close = difflib.get_close_matches(plain, names, n=1)
-    if plain not in names and close:
-      raise ValueError(
-        f"unknown data set {name!r}: did you mean {close[0]!r}?"
-      ) from error
-    raise FileNotFoundError(
-      f"data set {name!r} is not prepared in "
-      f"{data_dir or constants.DATA_DIR}: run 'python -m flax_resnet "
-      f"prepare {name}"
-      + (f" --data-dir {data_dir}" if data_dir else "")
-      + "', "
-      "or set config.data.data_dir to the folder that holds it"
-    ) from error
-
-
-def _tfds_names() -> list[str]:
-  import tensorflow_datasets as tfds
-
-  return tfds.list_builders(with_community_datasets=False)
+  def name(self, index: SupportsIndex, /) -> str: ...
 
 
 class SyntheticSource:
@@ -160,29 +69,130 @@ class SyntheticSource:
     )
     return {"image": picture + noise, "label": label}
 
-  def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-    return [self[index] for index in indices]
+  def name(self, index: SupportsIndex) -> str:
+    """Returns what a record is called in messages."""
+    return f"synthetic image {operator.index(index)}"
+
+
+class ArraySource:
+  """Images and labels in memory.
+
+  Args:
+    images: uint8 [n, h, w, c], or [n, h, w] of grey ones.
+    labels: int [n].
+    class_names: By label.
+    title: What the whole is called in messages.
+
+  Raises:
+    ValueError: When these do not fit together.
+  """
+
+  def __init__(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "the arrays",
+  ):
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.shape[3:] not in ((1,), (3,)):
+      raise ValueError(
+        f"{title} has images of {images.dtype} {list(images.shape)}: use uint8 "
+        "[n, h, w, c] with 1 or 3 channels"
+      )
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+      raise ValueError(
+        f"{title} has {len(images)} images and labels of {labels.dtype} "
+        f"{list(labels.shape)}: use an integer for each image"
+      )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+      raise ValueError(
+        f"{title} has labels {labels.min()} to {labels.max()} and "
+        f"{len(class_names)} classes: count from 0"
+      )
+    self.images, self.labels = images, labels.astype(np.int32)
+    self.channels = images.shape[-1]
+    self.class_names = list(class_names)
+    self._title = title
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    index = operator.index(index)
+    return {"image": self.images[index], "label": int(self.labels[index])}
+
+  def name(self, index: SupportsIndex) -> str:
+    """Returns what a record is called in messages."""
+    return f"image {operator.index(index)} of {self._title}"
 
 
 class InMemory:
-  """Another source, decoded once into memory."""
+  """Another source, decoded once; what is broken is left to fail when used."""
 
   def __init__(self, source: Source):
     self.channels = source.channels
     self.class_names = source.class_names
-    self._records = [
-      Record(
-        image=transforms.decode(record["image"], source.channels),
-        label=record["label"],
+    self._source = source
+    self._records = [self._decoded(index) for index in range(len(source))]
+
+  def _decoded(self, index: int) -> Record | None:
+    try:
+      record = self._source[index]
+      return Record(
+        image=decode(record["image"], self.channels), label=record["label"]
       )
-      for record in source.__getitems__(range(len(source)))
-    ]
+    except ImageError:
+      return None
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: SupportsIndex) -> Record:
-    return self._records[index]
+    return self._records[index] or self._source[index]
 
-  def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-    return [self._records[index] for index in indices]
+  def name(self, index: SupportsIndex) -> str:
+    """Returns what a record is called in messages."""
+    return self._source.name(index)
+
+
+def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
+  """Returns a part of the arrays in a NumPy file.
+
+  Args:
+    path: Of a .npz with SPLIT_images, uint8 [n, h, w, c], SPLIT_labels, int
+      [n], of each split, and perhaps class_names, strings by label.
+    split: In TFDS's notation.
+
+  Raises:
+    ValueError: When there is no such split, or it holds something else.
+    FileNotFoundError: When there is no such file.
+  """
+  try:
+    with np.load(os.path.expanduser(path), allow_pickle=False) as file:
+      arrays = dict(file)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"root is {path}, which is not there: give the path of a .npz file"
+    ) from error
+  except Exception as error:  # NumPy and zip raise whatever they meet.
+    raise ValueError(
+      f"{path} is not a NumPy file of plain arrays: {error}"
+    ) from error
+  sizes = {
+    name.removesuffix("_images"): len(images)
+    for name, images in arrays.items()
+    if name.endswith("_images") and images.ndim
+  }
+  base, indices = splits.part(split, sizes)
+  if (labels := arrays.get(f"{base}_labels")) is None:
+    raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
+  names = arrays.get("class_names")
+  if names is None:
+    names = range(int(max(labels, default=0)) + 1)
+  return ArraySource(
+    arrays[f"{base}_images"][indices],
+    labels[indices],
+    [str(name) for name in names],
+    title=f"{base} in {path}",
+  )

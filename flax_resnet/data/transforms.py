@@ -1,38 +1,15 @@
 """From a record to uint8 pixels on the host: step 2 of the way of a batch."""
 
 from collections.abc import Callable
-import io
 import math
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from flax_resnet.data.decoding import decode, Picture
 
 # A record's image, and the generator of its place in the run, to [h, w, c].
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
-
-
-def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
-  """Returns uint8 [h, w, channels] of an encoded file; an array as it is.
-
-  Args:
-    image: The bytes of an image file, or uint8 [h, w, c].
-    channels: 1 for grey, 3 for RGB.
-
-  Raises:
-    ValueError: When the bytes are not an image.
-  """
-  if isinstance(image, np.ndarray):
-    return image
-  try:
-    picture = Image.open(io.BytesIO(image))
-    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-  except UnidentifiedImageError as error:
-    raise ValueError(
-      f"{len(image)} bytes that start with {image[:8]!r} are not an image"
-    ) from error
-  except OSError as error:
-    raise ValueError(f"the image is broken: {error}") from error
-  return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def center_crop(
@@ -81,6 +58,17 @@ def _middle(length: int, resized: int, size: int) -> tuple[float, float]:
   return start * length / resized, (start + size) * length / resized
 
 
+def _resize(
+  pixels: np.ndarray, box: tuple, size: int, interpolation: str
+) -> np.ndarray:
+  """Resizes `box` (left, top, right, bottom) of an image, antialiased."""
+  mode = "L" if pixels.shape[-1] == 1 else "RGB"
+  picture = Image.fromarray(pixels.squeeze(-1) if mode == "L" else pixels)
+  method = Image.Resampling[interpolation.upper()]
+  resized = picture.resize((size, size), method, box=box)
+  return np.asarray(resized).reshape(size, size, -1)
+
+
 def random_resized_crop(
   channels: int,
   size: int,
@@ -88,6 +76,8 @@ def random_resized_crop(
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Transform:
   """A random part of the image, resized (Szegedy et al. 2014, section 6).
+
+  Halved as often as fits, and then bilinear: see `Picture.resized`.
 
   Args:
     channels: 1 for grey, 3 for RGB.
@@ -97,27 +87,39 @@ def random_resized_crop(
   """
 
   def transform(image, rng):
-    pixels = decode(image, channels)
-    height, width = pixels.shape[:2]
-    for _ in range(10):
-      area = height * width * rng.uniform(*scale)
-      aspect = math.exp(rng.uniform(*np.log(ratio)))
-      w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-      if 0 < w <= width and 0 < h <= height:
-        left = rng.integers(width - w + 1)
-        top = rng.integers(height - h + 1)
-        return _resize(pixels, (left, top, left + w, top + h), size)
-    return center_crop(channels, size)(pixels, rng)
+    picture = Picture(image, channels)
+    box = _random_box(picture.height, picture.width, scale, ratio, rng)
+    return picture.resized(*box, size=size)
 
   return transform
 
 
-def _resize(
-  pixels: np.ndarray, box: tuple, size: int, interpolation: str = "bilinear"
-) -> np.ndarray:
-  """Resizes `box` (left, top, right, bottom) of an image."""
-  mode = "L" if pixels.shape[-1] == 1 else "RGB"
-  picture = Image.fromarray(pixels.squeeze(-1) if mode == "L" else pixels)
-  method = Image.Resampling[interpolation.upper()]
-  resized = picture.resize((size, size), method, box=box)
-  return np.asarray(resized).reshape(size, size, -1)
+def _random_box(
+  height: int,
+  width: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+  rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+  """Returns (top, left, height, width) as torchvision draws them.
+
+  After ten misses it is the central part of the nearest ratio in range.
+  """
+  for _ in range(10):
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < w <= width and 0 < h <= height:
+      top = int(rng.integers(height - h + 1))
+      return top, int(rng.integers(width - w + 1)), h, w
+  h = min(height, max(1, round(width / ratio[0])))
+  w = min(width, max(1, round(height * ratio[1])))
+  return (height - h) // 2, (width - w) // 2, h, w
+
+
+def then(
+  transform: Transform,
+  policy: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+) -> Transform:
+  """Returns the transform, and after it the policy; see `data.policies`."""
+  return lambda image, rng: policy(transform(image, rng), rng)

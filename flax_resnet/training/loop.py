@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from flax_resnet import sharding
+from flax_resnet.data.datasets import Split
 from flax_resnet.training import curves, metrics
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
@@ -95,6 +96,7 @@ def _fit(
     if run.is_due(step, recipe.eval_every):
       with pace.pause(state):
         row |= evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
+        row |= _skipped("val", run.dataset.eval)
     if row:
       log.write(step, {"epoch": step / run.steps_per_epoch, **row})
     if stopping or run.is_due(step, recipe.checkpoint_every):
@@ -113,7 +115,13 @@ def _training_metrics(
     "train/top1": means["top1"],
     "learning_rate": float(np.asarray(run.learning_rate(step - 1))),
     "images_per_second": pace.lap(step) * run.recipe.batch_size,
+    **_skipped("train", run.dataset.train),
   }
+
+
+def _skipped(name: str, split: Split) -> dict[str, int]:
+  """Returns how many broken images this host skipped since it was asked."""
+  return {f"{name}/skipped": split.skipped.take()} if split.skips else {}
 
 
 def _conclude(

@@ -22,7 +22,7 @@ from flax_resnet.training import metrics, resident, steps
 from flax_resnet.training.losses import make_loss
 from flax_resnet.training.optim import make_optimizer
 from flax_resnet.training.recipe import Recipe
-from flax_resnet.training.schema import build, InputError, wrong_input
+from flax_resnet.training.schema import build, InputError, told, wrong_input
 from flax_resnet.training.state import (
   count_parameters,
   create_state,
@@ -71,13 +71,14 @@ class Run:
     if size == 1:
       batches = sharding.prefetch(self.train_batches(first_step), self.mesh)
       return ((batch, 1) for batch in batches)
-    return resident.calls(
+    calls = resident.calls(
       self.dataset.train,
       self.mesh,
       self._counts(first_step),
       size=size,
       **self._order(first_step),
     )
+    return told("config.data", calls)
 
   def _counts(self, step: int) -> Iterator[int]:
     """Yields the lengths of the calls from `step` to the end."""
@@ -110,7 +111,8 @@ class Run:
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Returns this host's part of the batches after `first_step` updates."""
-    return self.dataset.train.train_batches(**self._order(first_step))
+    batches = self.dataset.train.train_batches(**self._order(first_step))
+    return told("config.data", batches)
 
   def _order(self, first_step: int) -> dict[str, int]:
     return {
@@ -122,10 +124,11 @@ class Run:
 
   def eval_batches(self) -> Iterator[Batch]:
     """Returns this host's part of every evaluated example, once."""
-    return self.dataset.eval.eval_batches(
+    batches = self.dataset.eval.eval_batches(
       batch_size=sharding.round_up(self.recipe.eval_batch_size, self.mesh),
       **_this_host(),
     )
+    return told("config.data", batches)
 
   def title(self) -> str:
     """Says what is trained on what."""
@@ -198,6 +201,8 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       f"config.batch_size is {recipe.batch_size} and there are "
       f"{len(dataset.train):,} examples to train on: use fewer at a time"
     )
+  with wrong_input("config.data"):
+    dataset.train.check(recipe.batch_size)
   with wrong_input("config"):
     num_steps = recipe.total_steps(len(dataset.train))
   optimizer, learning_rate = build(

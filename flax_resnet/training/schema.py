@@ -35,6 +35,12 @@ def wrong_input(where: str) -> Iterator[None]:
     raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
+def told(where: str, items: Iterator[T]) -> Iterator[T]:
+  """Yields items; errors on the way to them as in `wrong_input`."""
+  with wrong_input(where):
+    yield from items
+
+
 def build(
   section: str,
   function: Callable[..., T],

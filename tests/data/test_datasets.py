@@ -169,7 +169,7 @@ def test_synthetic_images_need_nothing():
     ("shapes", {"num_classes": 5}, ValueError, "2 classes and the model 5"),
     ("synthetic", {"train_split": "dev"}, ValueError, "no split 'dev'"),
     ("synthetic", {"image_size": 0}, ValueError, "image_size is 0"),
-    ("synthetic", {"num_threads": 0}, ValueError, "num_threads is 0"),
+    ("synthetic", {"num_threads": -1}, ValueError, "num_threads is -1"),
     ("synthetic", {"center_crop_fraction": 0.0}, ValueError, "center_crop_fr"),
   ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.data import pipeline
+from flax_resnet.data.reading import RecordReader
 
 
 class Numbers:
@@ -21,8 +22,8 @@ class Numbers:
   def __getitem__(self, index):
     return {"image": np.full((1, 1, 1), index, np.uint8), "label": index}
 
-  def __getitems__(self, indices):
-    return [self[i] for i in indices]
+  def name(self, index):
+    return f"number {index}"
 
 
 def jitter(image, rng):
@@ -30,9 +31,14 @@ def jitter(image, rng):
   return np.concatenate([image.ravel(), rng.integers(0, 256, 4)])
 
 
-def stream(steps, size=20, seed=3, **kwargs):
-  kwargs = {"batch_size": 8, **kwargs}
-  batches = pipeline.train_batches(Numbers(size), jitter, seed=seed, **kwargs)
+def stream(steps, size=20, seed=3, copies=1, threads=4, processes=0, **share):
+  batches = pipeline.train_batches(
+    RecordReader(Numbers(size), jitter, (5,)),
+    pipeline.Share(**({"batch_size": 8} | share)),
+    seed=seed,
+    copies=copies,
+    workers=pipeline.Workers(threads, processes),
+  )
   return [next(batches) for _ in range(steps)]
 
 
@@ -64,7 +70,7 @@ def test_no_two_places_of_a_run_share_their_random_numbers():
 @pytest.mark.parametrize("first", [0, 1, 2, 7])
 def test_the_stream_can_be_taken_up_at_any_step(first, threads):
   whole = stream(10)
-  part = stream(10 - first, first_step=first, num_threads=threads)
+  part = stream(10 - first, first_step=first, threads=threads)
   np.testing.assert_array_equal(images(whole[first:]), images(part))
 
 
@@ -84,14 +90,15 @@ def test_hosts_together_read_the_stream_of_one(hosts):
 def test_the_indices_of_a_batch_are_those_of_its_records(hosts):
   for host in range(hosts):
     where = {"first_step": 2, "shard_index": host, "shard_count": hosts}
-    indices = pipeline.train_indices(20, batch_size=8, seed=3, **where)
+    share = pipeline.Share(8, **where)
+    indices = pipeline.train_indices(20, share, seed=3)
     for batch in stream(6, **where):
       np.testing.assert_array_equal(next(indices), batch["label"])
 
 
 def test_a_batch_has_the_keys_and_types_that_later_steps_expect():
   (batch,) = stream(1)
-  assert set(batch) == {"image", "label", "mask"}
+  assert set(batch) == {"image", "label", "mask", "broken"}
   assert batch["label"].dtype == np.int32
   assert batch["mask"].dtype == bool
   assert batch["mask"].all()
@@ -105,11 +112,8 @@ def test_evaluation_sees_every_record_once(batch_size, hosts):
   seen = []
   for host in range(hosts):
     for batch in pipeline.eval_batches(
-      Numbers(20),
-      lambda image, rng: image,
-      batch_size=batch_size,
-      shard_index=host,
-      shard_count=hosts,
+      RecordReader(Numbers(20), lambda image, rng: image, (1, 1, 1)),
+      pipeline.Share(batch_size, shard_index=host, shard_count=hosts),
     ):
       assert len(batch["mask"]) == batch_size // hosts
       seen += list(batch["label"][batch["mask"]])

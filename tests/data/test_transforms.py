@@ -5,6 +5,7 @@ from PIL import Image
 import pytest
 
 from flax_resnet.data import transforms
+from flax_resnet.data.decoding import decode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), np.uint8)
@@ -17,15 +18,15 @@ def encode(pixels, kind="PNG"):
 
 
 def test_decode_returns_the_pixels():
-  np.testing.assert_array_equal(transforms.decode(encode(PIXELS), 3), PIXELS)
+  np.testing.assert_array_equal(decode(encode(PIXELS), 3), PIXELS)
   grey = PIXELS[..., :1]
-  np.testing.assert_array_equal(transforms.decode(encode(grey), 1), grey)
-  assert transforms.decode(encode(grey), 3).shape == (40, 60, 3)
+  np.testing.assert_array_equal(decode(encode(grey), 1), grey)
+  assert decode(encode(grey), 3).shape == (40, 60, 3)
 
 
 def test_decode_names_what_is_not_an_image():
   with pytest.raises(ValueError, match="9 bytes that start with b'not an i"):
-    transforms.decode(b"not an im", 3)
+    decode(b"not an im", 3)
 
 
 def test_an_image_of_the_right_size_is_left_alone():

@@ -1,0 +1,261 @@
+"""The input pipeline beside tf.data's, and beside the step that it feeds.
+
+    pip install tensorflow
+    python benchmarks/input_pipeline.py DIR
+
+DIR is an image folder, a folder a class. Images/s from files to uint8 batches
+of random crops, sharded over the devices: of this package, and of tf.data with
+`decode_and_crop_jpeg` and a bilinear resize, on the same files and cores, in
+turn. Then where the time goes; what a set in memory gives; and what a step of
+ResNet-50 takes on batches from the files and on one that stays on the device.
+"""
+
+import argparse
+from collections.abc import Callable
+import functools
+import glob
+import itertools
+import os
+import statistics
+import time
+
+from train_step import versions
+from turns import take_turns, Work
+
+SIZE = 224
+BATCH = 64
+CORES = len(os.sched_getaffinity(0))
+
+
+def consume(batches, names: tuple[str, ...] = ("image", "label")) -> Work:
+  """Returns what takes so many batches to the devices."""
+  import jax
+
+  from flax_resnet import sharding
+
+  mesh = sharding.make_mesh()
+
+  def work(count: int) -> None:
+    for batch in itertools.islice(batches, count):
+      part = {name: batch[name] for name in names}
+      jax.block_until_ready(sharding.shard_batch(part, mesh))
+
+  return work
+
+
+def open_folder(folder: str, **changes):
+  """Returns the folder, cropped at random, as `data.load` gives it."""
+  from flax_resnet import data
+
+  arguments = {
+    "name": "folder",
+    "root": folder,
+    "data_dir": None,
+    "train_split": "train",
+    "eval_split": "train",
+    "image_size": SIZE,
+    "random_resized_crop": True,
+    "center_crop_fraction": 0.875,
+    "in_memory": False,
+    "num_threads": CORES,
+    "num_classes": len(next(os.walk(folder))[1]),
+  }
+  return data.load(**(arguments | changes))
+
+
+def ours(folder: str) -> Work:
+  train = open_folder(folder).train
+  return consume(train.train_batches(batch_size=BATCH, seed=0))
+
+
+def theirs(folder: str) -> Work:
+  """tf.data as TPU trainers write it, for instance Flax's example."""
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+  import tensorflow as tf
+
+  files = sorted(glob.glob(os.path.join(folder, "*", "*")))
+
+  def load(path):
+    image = tf.io.read_file(path)
+    box, size, _ = tf.image.sample_distorted_bounding_box(
+      tf.io.extract_jpeg_shape(image),
+      tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+      min_object_covered=0.0,
+      aspect_ratio_range=(3 / 4, 4 / 3),
+      area_range=(0.08, 1.0),
+      max_attempts=10,
+    )
+    window = tf.concat([box[:2], size[:2]], 0)
+    part = tf.image.decode_and_crop_jpeg(image, window, channels=3)
+    resized = tf.image.resize(part, (SIZE, SIZE), "bilinear")
+    return tf.cast(resized, tf.uint8), tf.strings.length(image)
+
+  batches = (
+    tf.data.Dataset.from_tensor_slices(files)
+    .shuffle(len(files), seed=0)
+    .repeat()
+    .map(load, num_parallel_calls=CORES)
+    .batch(BATCH, drop_remainder=True)
+    .prefetch(2)
+  )
+  pairs = batches.as_numpy_iterator()
+  return consume({"image": i, "label": n} for i, n in pairs)
+
+
+def in_memory() -> Work:
+  """Digits of 32 x 32, decoded once."""
+  from flax_resnet import data
+
+  digits = data.load(
+    name="digits",
+    data_dir=None,
+    train_split="train",
+    eval_split="test",
+    image_size=32,
+    random_resized_crop=False,
+    center_crop_fraction=1.0,
+    in_memory=True,
+    num_threads=CORES,
+    num_classes=10,
+  )
+  return consume(digits.train.train_batches(batch_size=BATCH, seed=0))
+
+
+def stepper(folder: str, real: bool) -> Work:
+  """A step of ResNet-50, on batches from the files or on one batch."""
+  import pathlib
+
+  import jax
+
+  from flax_resnet import sharding
+  from flax_resnet.training import load_recipe
+  from flax_resnet.training.run import prepare
+
+  recipe = pathlib.Path(__file__).parents[1] / "configs/folder.py"
+  classes = len(next(os.walk(folder))[1])
+  config = load_recipe(
+    recipe,
+    [
+      f"data.root={folder}",
+      "model.name=resnet50",
+      f"model.num_classes={classes}",
+      f"data.image_size={SIZE}",
+      "data.train_split=train",
+      "data.eval_split=train",
+      "batch_size=16",
+      "num_steps=1000000",
+      f"data.num_threads={CORES}",
+    ],
+  )
+  run = prepare(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
+  state, calls = run.initial_state(), run.train_calls(0)
+  if not real:
+    calls = itertools.repeat(next(calls))
+
+  def work(count: int) -> None:
+    nonlocal state
+    for _ in range(count):
+      state = run.train_step(state, next(calls)[0])
+    jax.block_until_ready(state)
+
+  return work
+
+
+def parts(folder: str) -> dict[str, float]:
+  """Returns the milliseconds of an image's parts, on one core."""
+  import numpy as np
+  import simplejpeg
+
+  from flax_resnet.data import decoding, pipeline, transforms
+
+  split = open_folder(folder).train
+  count = min(len(split), 200)
+  records = [split.source[i]["image"] for i in range(count)]
+  pictures = [decoding.Picture(record, 3) for record in records]
+  rngs = [np.random.default_rng(i) for i in range(count)]
+  crop = transforms.random_resized_crop(3, SIZE)
+  buffer = np.empty(max(p.height * p.width * 3 for p in pictures), np.uint8)
+  images = np.zeros((count, SIZE, SIZE, 3), np.uint8)
+  return {
+    "read the file": each(lambda i: split.source[i], count),
+    "find the frame": each(lambda i: decoding.Picture(records[i], 3), count),
+    "decode all of it": each(
+      lambda i: simplejpeg.decode_jpeg(records[i], buffer=buffer), count
+    ),
+    "decode and resize": each(lambda i: crop(records[i], rngs[i]), count),
+    "random numbers": each(lambda i: pipeline.generator(0, i), count),
+    "stack": each(lambda i: np.copy(images[i]), count),
+  }
+
+
+def each(function: Callable[[int], object], count: int) -> float:
+  """Returns the milliseconds of processor time of a call: median of 5."""
+  times = []
+  for _ in range(5):
+    start = time.thread_time()
+    for index in range(count):
+      function(index)
+    times.append((time.thread_time() - start) / count * 1000)
+  return statistics.median(times)
+
+
+def show(makers, flags, scale: float, unit: str) -> None:
+  results = take_turns(makers, flags.rounds, flags.seconds)
+  first = next(iter(results.values()))
+  for name, result in results.items():
+    if result.error:
+      print(f"  {name:32} {result.error}")
+      continue
+    rates = [scale * rate for rate in result.rates]
+    print(
+      f"  {name:32} {scale * result.median:9,.1f} {unit} "
+      f"({min(rates):,.1f} to {max(rates):,.1f})"
+      + (f"  {result.ratio(first):.2f}" if first.rates else ""),
+      flush=True,
+    )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("folder", metavar="DIR")
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--seconds", type=float, default=4)
+  parser.add_argument(
+    "--step", action="store_true", help="only the step of ResNet-50"
+  )
+  flags = parser.parse_args()
+  print(f"{versions()}, {CORES} cores")
+  if not flags.step:
+    print(f"from files to batches of {BATCH} crops of {SIZE} pixels")
+    show(
+      {
+        "tf.data": functools.partial(theirs, flags.folder),
+        "flax_resnet": functools.partial(ours, flags.folder),
+      },
+      flags,
+      BATCH,
+      "images/s",
+    )
+    print("milliseconds of one core for an image")
+    for name, milliseconds in parts(flags.folder).items():
+      print(f"  {name:32} {milliseconds:9.3f}")
+    print(f"from memory to batches of {BATCH} images of 32 pixels")
+    show({"flax_resnet": in_memory}, flags, BATCH, "images/s")
+  print("ResNet-50, batches of 16")
+  show(
+    {
+      "one batch on the device": functools.partial(
+        stepper, flags.folder, False
+      ),
+      "batches from files": functools.partial(stepper, flags.folder, True),
+    },
+    flags,
+    16,
+    "images/s",
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,196 @@
+"""Opening a data set by its name."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Literal
+
+from flax_resnet.data import pipeline, sources, transforms
+from flax_resnet.data.datasets import Dataset, Split
+from flax_resnet.data.folder import FolderSource
+from flax_resnet.data.reading import RecordReader
+
+# Examples of the synthetic set.
+SYNTHETIC_SPLITS = {"train": 1024, "test": 256}
+
+OnError = Literal["stop", "skip"]
+
+
+def load(
+  *,
+  name: str,
+  data_dir: str | None,
+  train_split: str,
+  eval_split: str,
+  image_size: int,
+  random_resized_crop: bool,
+  center_crop_fraction: float,
+  in_memory: bool,
+  num_threads: int,
+  num_classes: int,
+  num_workers: int = 0,
+  root: str | None = None,
+  split_seed: int = 0,
+  on_error: OnError = "stop",
+  crop_scale: Sequence[float] = (0.08, 1.0),
+  repeated_augmentation: int = 1,
+) -> Dataset:
+  """Opens a data set.
+
+  Args:
+    name: "folder" for a folder of images, see `FolderSource`; "npz" for arrays,
+      see `open_npz`; "digits" (prepared at its first use); "synthetic"; or the
+      name of a TFDS image-classification set that is prepared as array_record.
+    data_dir: Where TFDS sets are; None for TFDS's own default.
+    train_split: In TFDS's notation: "train", "train[:90%]".
+    eval_split: Likewise.
+    image_size: Height and width that images are brought to.
+    random_resized_crop: Train on random parts of the images, as on ImageNet;
+      else on all of them.
+    center_crop_fraction: Evaluate on this central share of the short side.
+    in_memory: Decode all images once and keep them; for small sets.
+    num_threads: How many threads read, in each process that does; 0 to read
+      when a batch is asked for.
+    num_classes: Of the network; what the data set has must be the same.
+    num_workers: Processes that read beside this one; 0 for none.
+    root: The folder, or the .npz file.
+    split_seed: Of the order of a folder that parts of it are taken of.
+    on_error: What to do about a broken image: "stop" with its name; or "skip":
+      train on the next one in its place, evaluate without it.
+    crop_scale: Range of a random part's share of the area.
+    repeated_augmentation: How often an image is in a batch, see
+      `pipeline.Order`.
+
+  Raises:
+    ValueError: For a name, split or number that cannot be.
+    FileNotFoundError: When the set is not there.
+  """
+  _check(
+    image_size=image_size,
+    center_crop_fraction=center_crop_fraction,
+    crop_scale=crop_scale,
+    num_threads=num_threads,
+    num_workers=num_workers,
+  )
+  where = _Place(name, data_dir, root, split_seed, strict=on_error == "stop")
+  train = where.open(train_split, image_size, num_classes)
+  evaluation = where.open(
+    eval_split, image_size, num_classes, tuple(train.class_names)
+  )
+  if len(train.class_names) != num_classes:
+    raise ValueError(
+      f"data set {name!r} has {len(train.class_names)} classes and the model "
+      f"{num_classes}: set config.model.num_classes to "
+      f"{len(train.class_names)}"
+    )
+  whole = transforms.center_crop(train.channels, image_size)
+  part = transforms.center_crop(
+    train.channels, image_size, center_crop_fraction
+  )
+  if random_resized_crop:
+    low, high = crop_scale
+    whole = transforms.random_resized_crop(
+      train.channels, image_size, (low, high)
+    )
+  shape = (image_size, image_size, train.channels)
+  skip = on_error == "skip"
+  workers = pipeline.Workers(num_threads, num_workers)
+  splits = [
+    Split(
+      train,
+      RecordReader(train, whole, shape, "replace" if skip else "stop"),
+      workers,
+      random=random_resized_crop,
+      copies=repeated_augmentation,
+      skips=skip,
+    ),
+    Split(
+      evaluation,
+      RecordReader(evaluation, part, shape, "leave_out" if skip else "stop"),
+      workers,
+      skips=skip,
+    ),
+  ]
+  if in_memory:
+    splits = [split.in_memory() for split in splits]
+  return Dataset(*splits, image_shape=shape, class_names=train.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """Where the splits of a set are; the attributes are those of `load`."""
+
+  name: str
+  data_dir: str | None
+  root: str | None
+  split_seed: int
+  strict: bool
+
+  def open(
+    self,
+    split: str,
+    image_size: int,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+  ) -> sources.Source:
+    """Returns a split; of the classes of the other one, if these are given."""
+    if self.name == "synthetic":
+      return _synthetic(split, image_size, num_classes)
+    if self.name in ("folder", "npz"):
+      if self.root is None:
+        raise ValueError(
+          f"root is None: give where the {self.name} is, --config.data.root=…"
+        )
+      if self.name == "npz":
+        return sources.open_npz(self.root, split)
+      return FolderSource(
+        self.root,
+        split,
+        seed=self.split_seed,
+        class_names=class_names,
+        strict=self.strict,
+      )
+    # Slow to import.
+    from flax_resnet.data import digits, prepared
+
+    data_dir = self.data_dir and os.path.expanduser(self.data_dir)
+    if self.name == "digits":
+      digits.prepare(data_dir)
+    return prepared.TFDSSource(self.name, split, data_dir)
+
+
+def _synthetic(
+  split: str, image_size: int, num_classes: int
+) -> sources.SyntheticSource:
+  if split not in SYNTHETIC_SPLITS:
+    raise ValueError(
+      f"data set 'synthetic' has no split {split!r}: use one of "
+      f"{', '.join(SYNTHETIC_SPLITS)}"
+    )
+  return sources.SyntheticSource(
+    SYNTHETIC_SPLITS[split], image_size, num_classes
+  )
+
+
+def _check(
+  *,
+  image_size: int,
+  center_crop_fraction: float,
+  crop_scale: Sequence[float],
+  **counts: int,
+) -> None:
+  if image_size < 1:
+    raise ValueError(f"image_size is {image_size}: use 1 or more")
+  if not 0 < center_crop_fraction <= 1:
+    raise ValueError(
+      f"center_crop_fraction is {center_crop_fraction}: use more than 0, at "
+      "most 1"
+    )
+  if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+    raise ValueError(
+      f"crop_scale is {tuple(crop_scale)}: use two numbers above 0, up to 1, "
+      "the smaller first"
+    )
+  for name, count in counts.items():
+    if not 0 <= count <= 256:
+      raise ValueError(f"{name} is {count}: use 0 to 256")
