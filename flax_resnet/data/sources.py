@@ -189,10 +189,13 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
   names = arrays.get("class_names")
   if names is None:
-    names = range(int(max(labels, default=0)) + 1)
-  return ArraySource(
-    arrays[f"{base}_images"][indices],
-    labels[indices],
+    names = range(int(np.max(labels, initial=0)) + 1)
+  whole = ArraySource(
+    arrays[f"{base}_images"],
+    labels,
     [str(name) for name in names],
     title=f"{base} in {path}",
+  )
+  return ArraySource(
+    whole.images[indices], whole.labels[indices], whole.class_names
   )

@@ -20,7 +20,7 @@ class Numbers:
     return self.size
 
   def __getitem__(self, index):
-    return {"image": np.full((1, 1, 1), index, np.uint8), "label": index}
+    return {"image": np.full((1, 1, 1), index % 256, np.uint8), "label": index}
 
   def name(self, index):
     return f"number {index}"
