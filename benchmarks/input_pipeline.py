@@ -166,7 +166,7 @@ def parts(folder: str) -> dict[str, float]:
   import numpy as np
   import simplejpeg
 
-  from flax_resnet.data import decoding, pipeline, transforms
+  from flax_resnet.data import decoding, order, transforms
 
   split = open_folder(folder).train
   count = min(len(split), 200)
@@ -183,7 +183,7 @@ def parts(folder: str) -> dict[str, float]:
       lambda i: simplejpeg.decode_jpeg(records[i], buffer=buffer), count
     ),
     "decode and resize": each(lambda i: crop(records[i], rngs[i]), count),
-    "random numbers": each(lambda i: pipeline.generator(0, i), count),
+    "random numbers": each(lambda i: order.generator(0, i), count),
     "stack": each(lambda i: np.copy(images[i]), count),
   }
 

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from flax_resnet.data import pipeline, sources
+from flax_resnet.data import arrays, order, pipeline, sources
 from flax_resnet.data.reading import ArrayReader, Batch, RecordReader
 
 
@@ -51,13 +51,13 @@ class Split:
 
   def check(self, batch_size: int) -> None:
     """Raises ValueError unless batches of this size can be filled."""
-    pipeline.Order(len(self), 0, batch_size, self.copies)
+    order.Order(len(self), 0, batch_size, self.copies)
 
   def train_batches(self, *, seed: int, **share: int) -> Iterator[Batch]:
-    """See `pipeline.train_batches` and `pipeline.Share`."""
+    """See `pipeline.train_batches` and `order.Share`."""
     batches = pipeline.train_batches(
       self.reader,
-      pipeline.Share(**share),
+      order.Share(**share),
       seed=seed,
       copies=self.copies,
       workers=self.workers,
@@ -65,15 +65,15 @@ class Split:
     return self._counted(batches)
 
   def train_indices(self, *, seed: int, **share: int) -> Iterator[np.ndarray]:
-    """See `pipeline.train_indices` and `pipeline.Share`."""
+    """See `pipeline.train_indices` and `order.Share`."""
     return pipeline.train_indices(
-      len(self), pipeline.Share(**share), seed=seed, copies=self.copies
+      len(self), order.Share(**share), seed=seed, copies=self.copies
     )
 
   def eval_batches(self, **share: int) -> Iterator[Batch]:
-    """See `pipeline.eval_batches` and `pipeline.Share`."""
+    """See `pipeline.eval_batches` and `order.Share`."""
     batches = pipeline.eval_batches(
-      self.reader, pipeline.Share(**share), workers=self.workers
+      self.reader, order.Share(**share), workers=self.workers
     )
     return self._counted(batches)
 
@@ -93,11 +93,11 @@ class Split:
       source = sources.InMemory(self.source)
       reader = dataclasses.replace(self.reader, source=source)
       return dataclasses.replace(self, source=source, reader=reader)
-    share = pipeline.Share(len(self))
+    share = order.Share(len(self))
     whole = next(
       pipeline.eval_batches(self.reader, share, workers=self.workers)
     )
-    source = sources.ArraySource(
+    source = arrays.ArraySource(
       whole["image"], whole["label"], self.source.class_names
     )
     reader = ArrayReader(source, whole["mask"], whole["broken"])

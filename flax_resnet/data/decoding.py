@@ -6,15 +6,13 @@ their size where that is enough, and down to the last row that is asked for.
 Pillow decodes everything else, and whatever libjpeg-turbo complains about.
 """
 
-import dataclasses
 import io
-import struct
-import threading
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-import simplejpeg
+
+from flax_resnet.data.jpeg import ImageError, Jpeg
 
 # Of an image, beyond which it is taken for a decompression bomb: Pillow's own
 # bound, a quarter of a gigabyte of RGB.
@@ -26,26 +24,6 @@ _MARGIN = 16
 
 # Threads of the pipeline read whole records; more within one get in their way.
 cv2.setNumThreads(1)
-
-
-class _Scratch(threading.local):
-  """Memory of a thread that is used again: fresh memory would cost a fifth."""
-
-  def __init__(self):
-    self._arrays: dict[str, np.ndarray] = {}
-
-  def array(self, use: str, size: int) -> np.ndarray:
-    """Returns uint8 [size] with anything in it, for one use at a time."""
-    if use not in self._arrays or self._arrays[use].size < size:
-      self._arrays[use] = np.empty(size, np.uint8)
-    return self._arrays[use][:size]
-
-
-_scratch = _Scratch()
-
-
-class ImageError(ValueError):
-  """A file that is no image, or a broken one."""
 
 
 class Picture:
@@ -69,7 +47,7 @@ class Picture:
     if isinstance(image, np.ndarray):
       self._pixels = image
     elif channels == 3 and image.startswith(b"\xff\xd8"):
-      self._jpeg = _Jpeg.find(image)
+      self._jpeg = Jpeg.find(image)
     if self._jpeg:
       self.height, self.width = self._jpeg.height, self._jpeg.width
       _check_size(self.height, self.width)
@@ -86,10 +64,9 @@ class Picture:
     """
     if self._jpeg is None:
       return self._pixels
-    try:
-      return simplejpeg.decode_jpeg(self._jpeg.data)
-    except ValueError:  # Also where only a warning is due: Pillow decides.
-      return _by_pillow(self._jpeg.data, self._channels)
+    pixels = self._jpeg.pixels()
+    # Pillow says whether the picture is broken, or the file merely odd.
+    return _by_pillow(self._jpeg.data, 3) if pixels is None else pixels
 
   def resized(
     self, top: int, left: int, height: int, width: int, size: int
@@ -144,81 +121,6 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
       `MAX_PIXELS`.
   """
   return Picture(image, channels).pixels()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Jpeg:
-  """A JPEG that needs nothing but decoding.
-
-  Attributes:
-    data: The file.
-    frame: Where the marker of its frame is.
-    height: In pixels.
-    width: Likewise.
-    by_rows: Whether it is written row by row: baseline, and complete.
-  """
-
-  data: bytes
-  frame: int
-  height: int
-  width: int
-  by_rows: bool
-
-  @classmethod
-  def find(cls, data: bytes) -> "_Jpeg | None":
-    """Returns what a file is; None if it is for Pillow.
-
-    Reads the segments up to the frame (ITU-T T.81, annex B).
-    """
-    at = 2
-    while data.startswith(b"\xff", at) and at + 10 <= len(data):
-      marker, length = struct.unpack_from(">BH", data, at + 1)
-      if marker == 0xE1 and data.startswith(b"Exif", at + 4) and _turned(data):
-        return None
-      if marker in (0xC0, 0xC1, 0xC2):  # Baseline, extended, progressive.
-        bits, height, width, components = struct.unpack_from(
-          ">BHHB", data, at + 4
-        )
-        if bits != 8 or components not in (1, 3) or 0 in (height, width):
-          return None
-        by_rows = marker != 0xC2 and data.endswith(b"\xff\xd9")
-        return cls(data, at, height, width, by_rows)
-      at += 2 + length
-    return None
-
-  def upper(self, rows: int, factor: int) -> np.ndarray:
-    """Returns the pixels down to a row, until the thread's next call.
-
-    A decoder stops at the last row that the header promises.
-
-    Args:
-      rows: How many.
-      factor: 1, 2, 4 or 8: what the size is divided by.
-    """
-    short = _scratch.array("file", len(self.data))
-    short[:] = np.frombuffer(self.data, np.uint8)
-    short[self.frame + 5 : self.frame + 7] = divmod(rows, 256)
-    try:
-      return simplejpeg.decode_jpeg(
-        short,
-        min_height=-(-rows // factor),
-        min_width=-(-self.width // factor),
-        min_factor=factor,
-        buffer=_scratch.array("pixels", 3 * rows * self.width),
-        fastdct=True,
-        strict=False,  # There is data beyond the last row.
-      )
-    except ValueError as error:
-      raise ImageError(f"the image is broken: {error}") from error
-
-
-def _turned(jpeg: bytes) -> bool:
-  """Whether EXIF says that the rows of a file are not those of the picture."""
-  orientation = 0x0112
-  try:
-    return Image.open(io.BytesIO(jpeg)).getexif().get(orientation, 1) != 1
-  except Exception:  # Whatever Pillow meets in a broken header: it may say so.
-    return True
 
 
 def _by_pillow(image: bytes, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import pathlib
 from typing import SupportsIndex
 
 from flax_resnet.data import splits
-from flax_resnet.data.decoding import ImageError
+from flax_resnet.data.jpeg import ImageError
 from flax_resnet.data.sources import Record
 
 # Of the files that are taken for images.

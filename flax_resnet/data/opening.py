@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from flax_resnet.data import pipeline, sources, transforms
+from flax_resnet.data.arrays import open_npz
 from flax_resnet.data.datasets import Dataset, Split
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.reading import RecordReader
@@ -59,7 +60,7 @@ def load(
       train on the next one in its place, evaluate without it.
     crop_scale: Range of a random part's share of the area.
     repeated_augmentation: How often an image is in a batch, see
-      `pipeline.Order`.
+      `order.Order`.
 
   Raises:
     ValueError: For a name, split or number that cannot be.
@@ -142,7 +143,7 @@ class _Place:
           f"root is None: give where the {self.name} is, --config.data.root=…"
         )
       if self.name == "npz":
-        return sources.open_npz(self.root, split)
+        return open_npz(self.root, split)
       return FolderSource(
         self.root,
         split,

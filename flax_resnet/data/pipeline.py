@@ -2,14 +2,12 @@
 
 Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}.
 
-A run is a row of places, `batch_size` of them a step. Which record is at a
-place, and which random numbers its transform draws, depends on nothing but the
-seed and the place: hosts, workers and restarts only say who reads it, and when.
+Hosts, workers and restarts only say who reads a record, and when; `data.order`
+says which it is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import functools
 import math
 import sys
 
@@ -17,10 +15,8 @@ from absl import flags
 import grain
 import numpy as np
 
+from flax_resnet.data.order import generator, Order, Share
 from flax_resnet.data.reading import Batch, blank, Reader
-
-# Keys of the shuffles, above those of the places of a run.
-_ORDER = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,80 +32,6 @@ class Workers:
 
   threads: int = 4
   processes: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """Which rows of each batch a host reads.
-
-  Attributes:
-    batch_size: Of the global batch.
-    first_step: How many batches of the run to leave out.
-    shard_index: Which host this is.
-    shard_count: Of how many.
-  """
-
-  batch_size: int
-  first_step: int = 0
-  shard_index: int = 0
-  shard_count: int = 1
-
-  @property
-  def rows(self) -> int:
-    """How many rows of a batch these are."""
-    return self.batch_size // self.shard_count
-
-  def places(self, start: int, count: int) -> np.ndarray:
-    """Returns places in the run of `count` of this host's, of one batch."""
-    step, row = divmod(start, self.rows)
-    first = (self.first_step + step) * self.batch_size
-    first += self.shard_index * self.rows + row
-    return np.arange(first, first + count)
-
-
-class Order:
-  """One shuffled epoch after the other, by place.
-
-  Args:
-    num_records: In the set.
-    seed: Of the shuffles.
-    batch_size: Of the global batch.
-    copies: How often a record is in a batch: repeated augmentation (Hoffer et
-      al. 2020, arXiv:1901.09335). The copies of a batch lie far apart in it.
-
-  Raises:
-    ValueError: When the copies do not fill a batch.
-  """
-
-  def __init__(
-    self, num_records: int, seed: int, batch_size: int, copies: int = 1
-  ):
-    if batch_size % copies:
-      raise ValueError(
-        f"repeated_augmentation is {copies}, which does not divide the batch "
-        f"size {batch_size}: use a divisor of it"
-      )
-    self._num_records, self._seed = num_records, seed
-    self._batch_size, self._distinct = batch_size, batch_size // copies
-
-  def __call__(self, places: np.ndarray) -> np.ndarray:
-    """Returns the records at places of the run."""
-    step, row = np.divmod(places, self._batch_size)
-    drawn = step * self._distinct + row % self._distinct
-    epochs, within = np.divmod(drawn, self._num_records)
-    records = np.empty(len(places), np.int32)
-    for epoch in np.unique(epochs):
-      here = epochs == epoch
-      shuffled = _shuffled(self._num_records, self._seed, int(epoch))
-      records[here] = shuffled[within[here]]
-    return records
-
-
-@functools.lru_cache(maxsize=4)
-def _shuffled(num_records: int, seed: int, epoch: int) -> np.ndarray:
-  """Returns the records of an epoch: 4 bytes each, so few are kept."""
-  rng = generator(seed, _ORDER + epoch)
-  return rng.permutation(np.arange(num_records, dtype=np.int32))
 
 
 def train_batches(
@@ -231,9 +153,3 @@ def _joined(chunks: Sequence[Batch]) -> Batch:
   if len(chunks) == 1:
     return chunks[0]
   return {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
-
-
-def generator(seed: int, place: int) -> np.random.Generator:
-  """Returns the generator of a place: keyed, so that it costs no hashing."""
-  key = np.array([seed, place], np.uint64)
-  return np.random.Generator(np.random.Philox(key=key))

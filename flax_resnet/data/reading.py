@@ -7,8 +7,9 @@ import warnings
 
 import numpy as np
 
-from flax_resnet.data.decoding import ImageError
-from flax_resnet.data.sources import ArraySource, Source
+from flax_resnet.data.arrays import ArraySource
+from flax_resnet.data.jpeg import ImageError
+from flax_resnet.data.sources import Source
 from flax_resnet.data.transforms import Transform
 
 # {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}

@@ -8,8 +8,9 @@ from PIL import Image
 import pytest
 import simplejpeg
 
-from flax_resnet.data import decoding
-from flax_resnet.data.decoding import decode, ImageError, Picture
+from flax_resnet.data import jpeg as jpegs
+from flax_resnet.data.decoding import decode, Picture
+from flax_resnet.data.jpeg import ImageError
 
 RNG = np.random.default_rng(0)
 
@@ -120,7 +121,7 @@ def test_a_part_is_that_of_the_whole(monkeypatch, subsampling, progressive):
     rows.append(len(pixels))
     return pixels
 
-  monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", spy)
+  monkeypatch.setattr(jpegs.simplejpeg, "decode_jpeg", spy)
   picture = Picture(jpeg, 3)
   for bottom in range(20, 124):
     side = min(bottom, 77)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flax_resnet.data import pipeline
-from flax_resnet.data.pipeline import Share, Workers
+from flax_resnet.data.order import Order, Share
+from flax_resnet.data.pipeline import Workers
 from flax_resnet.data.reading import RecordReader
 from tests.data.test_pipeline import jitter, Numbers
 
@@ -80,7 +81,7 @@ def test_hosts_workers_and_restarts_change_nothing(
 @given(runs)
 def test_every_record_comes_once_an_epoch(run):
   size, copies = run["size"], run["copies"]
-  order = pipeline.Order(size, run["seed"], run["batch_size"], copies)
+  order = Order(size, run["seed"], run["batch_size"], copies)
   steps = -(-2 * size * copies // run["batch_size"])
   batches = order(np.arange(steps * run["batch_size"]))
   batches = batches.reshape(steps, copies, -1)
@@ -101,7 +102,7 @@ def test_processes_change_nothing(processes):
 
 def test_epochs_and_seeds_have_orders_of_their_own():
   orders = {
-    tuple(pipeline.Order(50, seed, 10)(np.arange(50) + 50 * epoch))
+    tuple(Order(50, seed, 10)(np.arange(50) + 50 * epoch))
     for seed in range(20)
     for epoch in range(20)
   }
@@ -110,7 +111,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 def test_a_record_is_at_every_place_equally_often():
   """Of 8 records, over 4,000 epochs: chi-squared of 64 cells, 49 degrees."""
-  order = pipeline.Order(8, 1, 8)(np.arange(8 * 4000)).reshape(4000, 8)
+  order = Order(8, 1, 8)(np.arange(8 * 4000)).reshape(4000, 8)
   counts = np.stack([(order == i).sum(0) for i in range(8)])
   chi_squared = ((counts - 500) ** 2 / 500).sum()
   assert 23 < chi_squared < 85  # The 0.1 % at either end.
@@ -118,7 +119,7 @@ def test_a_record_is_at_every_place_equally_often():
 
 def test_copies_must_fill_a_batch():
   with pytest.raises(ValueError, match="is 3, which does not divide .* 8"):
-    pipeline.Order(10, 0, 8, copies=3)
+    Order(10, 0, 8, copies=3)
 
 
 def test_memory_is_that_of_a_batch_whatever_the_workers():

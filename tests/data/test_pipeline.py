@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.data import pipeline
+from flax_resnet.data.order import Share
 from flax_resnet.data.reading import RecordReader
 
 
@@ -34,7 +35,7 @@ def jitter(image, rng):
 def stream(steps, size=20, seed=3, copies=1, threads=4, processes=0, **share):
   batches = pipeline.train_batches(
     RecordReader(Numbers(size), jitter, (5,)),
-    pipeline.Share(**({"batch_size": 8} | share)),
+    Share(**({"batch_size": 8} | share)),
     seed=seed,
     copies=copies,
     workers=pipeline.Workers(threads, processes),
@@ -90,7 +91,7 @@ def test_hosts_together_read_the_stream_of_one(hosts):
 def test_the_indices_of_a_batch_are_those_of_its_records(hosts):
   for host in range(hosts):
     where = {"first_step": 2, "shard_index": host, "shard_count": hosts}
-    share = pipeline.Share(8, **where)
+    share = Share(8, **where)
     indices = pipeline.train_indices(20, share, seed=3)
     for batch in stream(6, **where):
       np.testing.assert_array_equal(next(indices), batch["label"])
@@ -113,7 +114,7 @@ def test_evaluation_sees_every_record_once(batch_size, hosts):
   for host in range(hosts):
     for batch in pipeline.eval_batches(
       RecordReader(Numbers(20), lambda image, rng: image, (1, 1, 1)),
-      pipeline.Share(batch_size, shard_index=host, shard_count=hosts),
+      Share(batch_size, shard_index=host, shard_count=hosts),
     ):
       assert len(batch["mask"]) == batch_size // hosts
       seen += list(batch["label"][batch["mask"]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flax_resnet import data
-from flax_resnet.data.sources import ArraySource, open_npz
+from flax_resnet.data.arrays import ArraySource, open_npz
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 9, 9, 3), np.uint8)
