@@ -1,6 +1,7 @@
 """Every command of the README and of docs/ runs, shortened."""
 
 import functools
+import itertools
 import re
 import runpy
 import shlex
@@ -40,7 +41,15 @@ SHORT = {
   "augment.mean": (0.3,),
   "augment.std": (0.35,),
 }
+# And for a folder: photographs of five classes, in train and val.
+FOLDER = {
+  **{k: v for k, v in SHORT.items() if not k.startswith(("data.", "augment."))},
+  "batch_size": 32,
+  "model.num_classes": 5,
+  "data.image_size": 16,
+}
 NAMES = {
+  "resnet18": "cifar_resnet8",
   "resnet50": "cifar_resnet8",
   "cifar_resnet20": "cifar_resnet8",
   "cifar_resnet56": "cifar_resnet8",
@@ -79,6 +88,12 @@ def place(tmp_path_factory):
     for i in range(3):
       pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
       Image.fromarray(pixels).save(path / name / f"{i}.png")
+  for split, label in itertools.product(("train", "val"), range(5)):
+    (path / "DIR" / split / str(label)).mkdir(parents=True)
+    for i in range(8):
+      pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
+      file = path / "DIR" / split / str(label) / f"{i}.jpg"
+      Image.fromarray(pixels).save(file)
   (path / "photo.jpg").write_bytes((path / "photos/0.png").read_bytes())
   model = fr.create_model("cifar_resnet8")
   drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
@@ -99,6 +114,8 @@ def run(call_main, place, data_dir, monkeypatch):
     words = [NAMES.get(word, word) for word in shlex.split(command)[1:]]
     if words[0] == "train.py":
       short = {**SHORT, "data.data_dir": data_dir}
+      if "folder" in command:
+        short = FOLDER
       kept = [
         word
         for word in words[1:]
@@ -115,7 +132,12 @@ def run(call_main, place, data_dir, monkeypatch):
 
 @pytest.mark.parametrize(
   "page",
-  [ROOT / "README.md", ENGLISH, *sorted((ROOT / "docs").glob("from_*.md"))],
+  [
+    ROOT / "README.md",
+    ENGLISH,
+    ROOT / "docs/data.md",
+    *sorted((ROOT / "docs").glob("from_*.md")),
+  ],
   ids=lambda page: page.stem,
 )
 def test_every_command_runs(page, run):
