@@ -9,6 +9,7 @@ KEY = jax.random.key(7)
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 9, 8, 3), np.uint8)
 PIXELS = jnp.asarray(IMAGES)
 FLOATS = PIXELS.astype(jnp.float32)
+LABELS = jnp.arange(32) % 5
 
 
 def test_normalize():
@@ -93,21 +94,24 @@ def check_range(values, limit, slack=0.1):
 def make(**changes):
   nothing = dict.fromkeys(("rotation", "translation", "scaling", "shear"), 0.0)
   common = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-  none = {**nothing, "flip": False, "crop_padding": 0, "channels": 3}
-  return augment.make_augment(**(common | none | changes))
+  none = {**nothing, "flip": False, "crop_padding": 0}
+  given = {"channels": 3, "num_classes": 5, "batch_size": 32}
+  return augment.make_augment(**(common | none | given | changes))
 
 
 def test_augment_is_a_function_of_its_key():
   change, _ = make(flip=True, crop_padding=2, rotation=10.0)
-  one, same = change(KEY, PIXELS), change(KEY, PIXELS)
-  other = change(jax.random.key(8), PIXELS)
+  (one, _), (same, _) = change(KEY, PIXELS, LABELS), change(KEY, PIXELS, LABELS)
+  other, _ = change(jax.random.key(8), PIXELS, LABELS)
   np.testing.assert_array_equal(one, same)
   assert (one != other).any()
 
 
 def test_augment_without_options_only_normalizes():
   change, _ = make()
-  np.testing.assert_allclose(change(KEY, PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
+  images, labels = change(KEY, PIXELS, LABELS)
+  np.testing.assert_allclose(images, IMAGES / 127.5 - 1, atol=1e-5)
+  assert labels is LABELS
   # Evaluation sees the images without any change of theirs.
   _, prepare = make(flip=True, crop_padding=2, rotation=10.0)
   np.testing.assert_allclose(prepare(PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
