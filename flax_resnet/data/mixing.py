@@ -9,7 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Images = Float[Array, "b h w c"]
 Labels = Int[Array, " b"]
@@ -132,10 +132,24 @@ def random_erasing(
     ratio: Range of its height over its width; drawn log-uniformly.
   """
   number, height, width = images.shape[:3]
-  chosen_key, area_key, ratio_key, row_key, column_key = jax.random.split(
-    key, 5
-  )
+  chosen_key, size_key, row_key, column_key = jax.random.split(key, 4)
   chosen = jax.random.bernoulli(chosen_key, probability, (number,))
+  h, w, fits = _first_box(size_key, (number, height, width), scale, ratio)
+  rows = _random_span(row_key, height, h)
+  columns = _random_span(column_key, width, w)
+  box = rows[:, :, None] & columns[:, None, :]
+  return jnp.where((box & (chosen & fits)[:, None, None])[..., None], 0, images)
+
+
+def _first_box(
+  key: PRNGKeyArray,
+  shape: tuple[int, int, int],
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> tuple[Int[Array, "b 1"], Int[Array, "b 1"], Bool[Array, " b"]]:
+  """Returns height and width of a box for each image, and whether it fits."""
+  number, height, width = shape
+  area_key, ratio_key = jax.random.split(key)
   tries = (number, ATTEMPTS)
   area = jax.random.uniform(area_key, tries, float, *scale) * height * width
   log_ratio = map(math.log, ratio)
@@ -144,11 +158,8 @@ def random_erasing(
   w = jnp.round(jnp.sqrt(area / aspect)).astype(int)
   fits = (h < height) & (w < width)
   first = fits.argmax(1)[:, None]
-  chosen &= fits.any(1)
-  rows = _random_span(row_key, height, jnp.take_along_axis(h, first, 1))
-  columns = _random_span(column_key, width, jnp.take_along_axis(w, first, 1))
-  box = chosen[:, None, None] & rows[:, :, None] & columns[:, None, :]
-  return jnp.where(box[..., None], 0, images)
+  h, w = (jnp.take_along_axis(each, first, 1) for each in (h, w))
+  return h, w, fits.any(1)
 
 
 def _random_span(key: PRNGKeyArray, length: int, size: Array) -> Array:

@@ -165,13 +165,9 @@ def test_what_is_not_erased_stays():
   assert (same.any(-1) == same.all(-1)).all()
 
 
-@pytest.mark.parametrize("amounts", [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
-def test_a_batch_on_eight_devices_is_mixed_as_on_one(amounts):
+def test_a_batch_on_eight_devices_is_mixed_as_on_one():
   mix = mixing.make_mix(
-    mixup_alpha=amounts[0],
-    cutmix_alpha=amounts[1],
-    num_classes=N,
-    batch_size=64,
+    mixup_alpha=0.5, cutmix_alpha=1.0, num_classes=N, batch_size=64
   )
   images = jax.random.normal(jax.random.key(1), (64, H, W, 3))
   labels = jnp.arange(64) % N
