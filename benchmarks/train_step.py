@@ -109,7 +109,10 @@ def our_step(case: Case, **options):
   step = steps.make_train_step(
     model,
     optimizer,
-    lambda key, images: normalize(images, (0.5,) * 3, (0.25,) * 3),
+    lambda key, images, labels: (
+      normalize(images, (0.5,) * 3, (0.25,) * 3),
+      labels,
+    ),
     losses.cross_entropy,
     seed=0,
     mesh=mesh,

@@ -20,6 +20,7 @@ install_import_hook(
   [
     "flax_resnet.models",
     "flax_resnet.data.augment",
+    "flax_resnet.data.mixing",
     "flax_resnet.training.losses",
     "flax_resnet.training.metrics",
   ],

@@ -12,9 +12,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from flax_resnet.data import mixing
+from flax_resnet.data.mixing import Labels, SoftTargets
+
 Images = Float[Array, "b h w c"]
 Normalize = Callable[[UInt8[Array, "b h w c"]], Images]
-Augment = Callable[[PRNGKeyArray, UInt8[Array, "b h w c"]], Images]
+Augment = Callable[
+  [PRNGKeyArray, UInt8[Array, "b h w c"], Labels],
+  tuple[Images, Labels | SoftTargets],
+]
 
 
 def normalize(
@@ -114,10 +120,17 @@ def make_augment(
   translation: float,
   scaling: float,
   shear: float,
+  mixup: float = 0.0,
+  cutmix: float = 0.0,
+  random_erasing: float = 0.0,
   channels: int,
+  num_classes: int,
+  batch_size: int,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[Augment, Normalize]:
-  """Returns what is done to images in training, and in evaluation.
+  """Returns what is done to a batch in training, and to images in evaluation.
+
+  The order is that of timm: images are mixed, and then erased.
 
   Args:
     mean: By channel, of images scaled to [0, 1].
@@ -128,7 +141,13 @@ def make_augment(
     translation: See there.
     scaling: See there.
     shear: See there.
+    mixup: Alpha, see `mixing.mixup`; 0 for none. With `cutmix` as well, each
+      step does one of them.
+    cutmix: Alpha, see `mixing.cutmix`; 0 for none.
+    random_erasing: Probability, see `mixing.random_erasing`; 0 for none.
     channels: Of the images.
+    num_classes: Of the targets; labels that are not mixed stay integers.
+    batch_size: Of the global batch.
     dtype: Of the results.
 
   Raises:
@@ -151,12 +170,22 @@ def make_augment(
   for name, number in {"crop_padding": crop_padding, **affine}.items():
     if not 0 <= number < math.inf:
       raise ValueError(f"{name} is {number}: use 0 or more")
+  if not 0 <= random_erasing <= 1:
+    raise ValueError(f"random_erasing is {random_erasing}: use 0 to 1")
+  mix = mixing.make_mix(
+    mixup_alpha=mixup,
+    cutmix_alpha=cutmix,
+    num_classes=num_classes,
+    batch_size=batch_size,
+  )
 
   def prepare(images):
     return normalize(images, mean, std, dtype)
 
-  def augment(key, images):
+  def augment(key, images, labels):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
+    # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
+    mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
     images = prepare(images)
     if any(affine.values()):
       images = random_affine(affine_key, images, **affine)
@@ -164,6 +193,9 @@ def make_augment(
       images = random_flip(flip_key, images)
     if crop_padding:
       images = random_crop(crop_key, images, crop_padding)
-    return images
+    images, targets = mix(mix_key, images, labels)
+    if random_erasing:
+      images = mixing.random_erasing(erase_key, images, random_erasing)
+    return images, targets
 
   return augment, prepare

@@ -6,7 +6,9 @@ import jax
 from jaxtyping import Array, Float, Int
 import optax
 
-Loss = Callable[[Float[Array, "b n"], Int[Array, " b"]], Float[Array, " b"]]
+# Labels, or what each class shall have of each example.
+Targets = Int[Array, " b"] | Float[Array, "b n"]
+Loss = Callable[[Float[Array, "b n"], Targets], Float[Array, " b"]]
 
 
 def make_loss(*, label_smoothing: float) -> Loss:
@@ -26,8 +28,9 @@ def make_loss(*, label_smoothing: float) -> Loss:
   if not label_smoothing:
     return cross_entropy
 
-  def loss(logits, labels):
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  def loss(logits, targets):
+    if targets.ndim == 1:
+      targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(
       logits, optax.smooth_labels(targets, label_smoothing)
     )
@@ -36,7 +39,9 @@ def make_loss(*, label_smoothing: float) -> Loss:
 
 
 def cross_entropy(
-  logits: Float[Array, "b n"], labels: Int[Array, " b"]
+  logits: Float[Array, "b n"], targets: Targets
 ) -> Float[Array, " b"]:
   """Returns the cross-entropy of each example, in nats."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  if targets.ndim == 1:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  return optax.softmax_cross_entropy(logits, targets)

@@ -213,6 +213,8 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     make_augment,
     recipe.augment,
     channels=dataset.image_shape[-1],
+    num_classes=model.num_classes,
+    batch_size=recipe.batch_size,
     dtype=at_least_float32(model.dtype),
   )
   loss = build("config.loss", make_loss, recipe.loss)

@@ -34,7 +34,7 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    images = augment(key, batch["image"])
+    images, targets = augment(key, batch["image"], batch["label"])
 
     def loss_fn(params):
       logits, updates = model.apply(
@@ -44,7 +44,7 @@ def make_train_step(
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.fold_in(key, 1)},
       )
-      each = loss(logits, batch["label"])
+      each = loss(logits, targets)
       return each.mean(), (each, logits, updates.get("batch_stats", {}))
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(

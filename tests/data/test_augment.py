@@ -9,6 +9,7 @@ KEY = jax.random.key(7)
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 9, 8, 3), np.uint8)
 PIXELS = jnp.asarray(IMAGES)
 FLOATS = PIXELS.astype(jnp.float32)
+LABELS = jnp.arange(32) % 5
 
 
 def test_normalize():
@@ -93,24 +94,66 @@ def check_range(values, limit, slack=0.1):
 def make(**changes):
   nothing = dict.fromkeys(("rotation", "translation", "scaling", "shear"), 0.0)
   common = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-  none = {**nothing, "flip": False, "crop_padding": 0, "channels": 3}
-  return augment.make_augment(**(common | none | changes))
+  none = {**nothing, "flip": False, "crop_padding": 0}
+  given = {"channels": 3, "num_classes": 5, "batch_size": 32}
+  return augment.make_augment(**(common | none | given | changes))
 
 
 def test_augment_is_a_function_of_its_key():
   change, _ = make(flip=True, crop_padding=2, rotation=10.0)
-  one, same = change(KEY, PIXELS), change(KEY, PIXELS)
-  other = change(jax.random.key(8), PIXELS)
+  (one, _), (same, _) = change(KEY, PIXELS, LABELS), change(KEY, PIXELS, LABELS)
+  other, _ = change(jax.random.key(8), PIXELS, LABELS)
   np.testing.assert_array_equal(one, same)
   assert (one != other).any()
 
 
 def test_augment_without_options_only_normalizes():
   change, _ = make()
-  np.testing.assert_allclose(change(KEY, PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
+  images, labels = change(KEY, PIXELS, LABELS)
+  np.testing.assert_allclose(images, IMAGES / 127.5 - 1, atol=1e-5)
+  assert labels is LABELS
   # Evaluation sees the images without any change of theirs.
   _, prepare = make(flip=True, crop_padding=2, rotation=10.0)
   np.testing.assert_allclose(prepare(PIXELS), IMAGES / 127.5 - 1, atol=1e-5)
+
+
+def test_the_mixing_leaves_the_draws_of_the_rest_as_they_are():
+  """Runs of before there was mixing have the same bits."""
+  moves = {"flip": True, "crop_padding": 2, "rotation": 10.0}
+  flip_key, crop_key, affine_key = jax.random.split(KEY, 3)
+  wanted = augment.normalize(PIXELS, (0.5,) * 3, (0.5,) * 3)
+  wanted = augment.random_affine(affine_key, wanted, rotation=10.0)
+  wanted = augment.random_flip(flip_key, wanted)
+  wanted = augment.random_crop(crop_key, wanted, 2)
+  images, labels = make(**moves)[0](KEY, PIXELS, LABELS)
+  np.testing.assert_array_equal(images, wanted)
+  assert labels is LABELS
+  images, _ = make(**moves, random_erasing=1.0)[0](KEY, PIXELS, LABELS)
+  kept = np.asarray(images == wanted)
+  assert 0.6 < kept.mean() < 0.95
+
+
+@pytest.mark.parametrize(
+  "amounts", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
+)
+def test_mixed_batches_have_soft_targets(amounts):
+  change, prepare = make(**amounts)
+  own = jax.nn.one_hot(LABELS, 5)
+  images, targets = change(KEY, PIXELS, LABELS)
+  share = targets[0, LABELS[1]]
+  assert 0 < share < 1
+  partners = own.reshape(16, 2, 5)[:, ::-1].reshape(32, 5)
+  np.testing.assert_allclose(
+    targets, own * (1 - share) + partners * share, atol=1e-6
+  )
+  assert (images != prepare(PIXELS)).any((1, 2, 3)).all()
+
+
+def test_erasing_comes_after_mixing():
+  """So what is erased of an image is 0 and no blend with its partner."""
+  change, _ = make(mixup=1.0, random_erasing=1.0)
+  images, _ = change(KEY, jnp.full_like(PIXELS, 255), LABELS)
+  assert set(np.unique(np.asarray(images).round(5))) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +164,10 @@ def test_augment_without_options_only_normalizes():
     ({"std": (1.0, np.nan, 1.0)}, "std is .*: use numbers above 0"),
     ({"crop_padding": -1}, "crop_padding is -1"),
     ({"rotation": np.inf}, "rotation is inf"),
+    ({"mixup": -0.1}, "mixup is -0.1: use 0 or more"),
+    ({"cutmix": np.inf}, "cutmix is inf: use 0 or more"),
+    ({"random_erasing": 1.5}, "random_erasing is 1.5: use 0 to 1"),
+    ({"random_erasing": np.nan}, "random_erasing is nan: use 0 to 1"),
   ],
 )
 def test_numbers_out_of_range_are_told(changes, message):

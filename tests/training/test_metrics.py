@@ -76,3 +76,16 @@ def test_label_smoothing_is_that_of_szegedy():
     optax.softmax_cross_entropy_with_integer_labels(logits, labels),
     rtol=1e-6,
   )
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_soft_targets_mix_the_losses_of_the_labels(label_smoothing):
+  logits = jnp.asarray(RNG.normal(size=(6, 5)), jnp.float32)
+  one, other = jnp.arange(6) % 5, jnp.arange(6) // 2
+  loss = losses.make_loss(label_smoothing=label_smoothing)
+  targets = jnp.eye(5)[one] * 0.7 + jnp.eye(5)[other] * 0.3
+  np.testing.assert_allclose(
+    loss(logits, targets),
+    0.7 * loss(logits, one) + 0.3 * loss(logits, other),
+    rtol=1e-5,
+  )
