@@ -5,7 +5,7 @@ import dataclasses
 import os
 from typing import Literal
 
-from flax_resnet.data import pipeline, sources, transforms
+from flax_resnet.data import pipeline, policies, sources, transforms
 from flax_resnet.data.arrays import open_npz
 from flax_resnet.data.datasets import Dataset, Split
 from flax_resnet.data.folder import FolderSource
@@ -34,6 +34,10 @@ def load(
   split_seed: int = 0,
   on_error: OnError = "stop",
   crop_scale: Sequence[float] = (0.08, 1.0),
+  policy: policies.PolicyName | None = None,
+  policy_magnitude: float | None = None,
+  policy_magnitude_std: float = 0.0,
+  policy_num_ops: int | None = None,
   repeated_augmentation: int = 1,
 ) -> Dataset:
   """Opens a data set.
@@ -59,6 +63,11 @@ def load(
     on_error: What to do about a broken image: "stop" with its name; or "skip":
       train on the next one in its place, evaluate without it.
     crop_scale: Range of a random part's share of the area.
+    policy: Random operations after the crop, see `policies.make_policy`; None
+      for none.
+    policy_magnitude: See there.
+    policy_magnitude_std: See there.
+    policy_num_ops: See there.
     repeated_augmentation: How often an image is in a batch, see
       `order.Order`.
 
@@ -93,6 +102,15 @@ def load(
     whole = transforms.random_resized_crop(
       train.channels, image_size, (low, high)
     )
+  distort = policies.make_policy(
+    policy,
+    channels=train.channels,
+    magnitude=policy_magnitude,
+    magnitude_std=policy_magnitude_std,
+    num_ops=policy_num_ops,
+  )
+  if distort:
+    whole = transforms.then(whole, distort)
   shape = (image_size, image_size, train.channels)
   skip = on_error == "skip"
   workers = pipeline.Workers(num_threads, num_workers)
@@ -101,7 +119,7 @@ def load(
       train,
       RecordReader(train, whole, shape, "replace" if skip else "stop"),
       workers,
-      random=random_resized_crop,
+      random=random_resized_crop or distort is not None,
       copies=repeated_augmentation,
       skips=skip,
     ),

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flax_resnet.data.decoding import decode, Picture
+from flax_resnet.data.policies import Policy
 
 # A record's image, and the generator of its place in the run, to [h, w, c].
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
@@ -117,9 +118,6 @@ def _random_box(
   return (height - h) // 2, (width - w) // 2, h, w
 
 
-def then(
-  transform: Transform,
-  policy: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-) -> Transform:
-  """Returns the transform, and after it the policy; see `data.policies`."""
+def then(transform: Transform, policy: Policy) -> Transform:
+  """Returns the transform, and after it the policy."""
   return lambda image, rng: policy(transform(image, rng), rng)

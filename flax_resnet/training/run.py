@@ -194,7 +194,8 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     raise InputError(
       f"config.steps_per_call is {recipe.steps_per_call}, for which images "
       "must be the same in every epoch: set "
-      "config.data.random_resized_crop=False, or config.steps_per_call=1"
+      "config.data.random_resized_crop=False and config.data.policy=None, or "
+      "config.steps_per_call=1"
     )
   if recipe.batch_size > len(dataset.train):
     raise InputError(

@@ -153,6 +153,29 @@ def test_synthetic_images_need_nothing():
   np.testing.assert_array_equal(batch["image"], again["image"])
 
 
+def test_a_policy_comes_after_the_crop_and_only_in_training(data_dir):
+  """Not on what is kept in memory once: it is drawn anew for each place."""
+  arguments = {"data_dir": data_dir, "image_size": 16}
+  plain = load("digits", **arguments)
+  bent = load("digits", policy="trivialaugment", **arguments)
+  batches = [
+    next(each.train.train_batches(batch_size=50, seed=0))
+    for each in (plain, bent, bent)
+  ]
+  np.testing.assert_array_equal(batches[0]["label"], batches[1]["label"])
+  differ = (batches[0]["image"] != batches[1]["image"]).any((1, 2, 3))
+  assert 0.5 < differ.mean() < 1  # One choice of 14 is to do nothing.
+  np.testing.assert_array_equal(batches[1]["image"], batches[2]["image"])
+  for one, other in zip(
+    plain.eval.eval_batches(batch_size=360),
+    bent.eval.eval_batches(batch_size=360),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one["image"], other["image"])
+  with pytest.raises(ValueError, match="make another image each time"):
+    bent.train.arrays()
+
+
 @pytest.mark.parametrize(
   ("name", "changes", "error", "message"),
   [
@@ -170,6 +193,12 @@ def test_synthetic_images_need_nothing():
     ("synthetic", {"train_split": "dev"}, ValueError, "no split 'dev'"),
     ("synthetic", {"image_size": 0}, ValueError, "image_size is 0"),
     ("synthetic", {"num_threads": -1}, ValueError, "num_threads is -1"),
+    (
+      "synthetic",
+      {"policy": "randaugment", "policy_magnitude": 31.0},
+      ValueError,
+      "magnitude is 31",
+    ),
     ("synthetic", {"center_crop_fraction": 0.0}, ValueError, "center_crop_fr"),
   ],
 )
