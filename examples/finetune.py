@@ -5,8 +5,9 @@ is kept to evaluate on. First the new head is trained alone, then everything:
 
     python examples/finetune.py FOLDER --weights hf-hub:timm/resnet50.a1_in1k
 
-The loop is written out, as an example of one that is not this package's; what
-comes of it can be used by its commands:
+The loop is written out, as an example of one that is not this package's;
+`train.py` does the same with `init_from` and `freeze_trunk`, see the README.
+What comes of it can be used by the commands of the package:
 
     python -m flax_resnet predict --weights finetuned --model resnet50 photo.jpg
 

@@ -22,6 +22,7 @@ ENGLISH = ROOT / "docs" / "skip_connections.md"
 KOREAN = ROOT / "docs" / "skip_connections.ko.md"
 # Instead of what needs a download or minutes: the digits and thin networks.
 SHORT = {
+  "num_epochs": None,
   "num_steps": 2,
   "steps_per_call": 1,
   "batch_size": 128,
@@ -54,12 +55,15 @@ NAMES = {
   "cifar_resnet20": "cifar_resnet8",
   "cifar_resnet56": "cifar_resnet8",
   "cifar_resnet110": "cifar_resnet8",
+  "--config.init_from=hf-hub:timm/resnet50.a1_in1k": (
+    "--config.init_from=published.safetensors"
+  ),
 }
 # Not run here: they change the environment, or need TensorFlow and a download,
 # or another's weights; the tests of these verbs have their own.
 ELSEWHERE = (
   "pip install",
-  "python -m flax_resnet prepare cifar100",
+  "python -m flax_resnet prepare",
   "python -m flax_resnet evaluate --weights resnet20-12fca82f.th",
   "python benchmarks/",
   "python examples/",  # tests/test_examples.py
@@ -100,6 +104,12 @@ def place(tmp_path_factory):
   tensors = fr.to_torch(drawn, model)
   files.write(path / "resnet50.safetensors", tensors)
   files.write_checkpoint(path / "finetuned", drawn)
+  fields = {
+    key: SHORT[f"model.{key}"] for key in ("stage_sizes", "stage_features")
+  }
+  model = fr.create_model("resnet50", **fields)
+  drawn = initial_variables(model, jax.random.key(0), (8, 8, 1))
+  files.write(path / "published.safetensors", fr.to_torch(drawn, model))
   return path
 
 

@@ -16,7 +16,7 @@ ROOMS = {
   "weights": {"models"},
   "data": set(),
   "sharding": set(),
-  "training": {"models", "data", "sharding"},
+  "training": {"models", "weights", "data", "sharding"},
   "predictor": {"models", "weights", "data"},
   "serialization": {"predictor"},
   "insight": {"models", "training", "sharding"},

@@ -1,7 +1,10 @@
 import functools
 import importlib.util
+import re
+import types
 
 import pytest
+import tensorflow_datasets as tfds
 
 from flax_resnet import __main__ as verbs
 
@@ -43,3 +46,100 @@ def test_without_tensorflow_prepare_says_what_to_install(
   assert code == 2
   assert "pip install 'flax_resnet[prepare]'" in err
   assert err.count("\n") == 1
+
+
+@pytest.fixture
+def with_tensorflow(monkeypatch):
+  """TFDS is asked as if TensorFlow were there; it needs it only later."""
+  find = importlib.util.find_spec
+
+  def found(name, *args):
+    return True if name == "tensorflow" else find(name, *args)
+
+  monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+@pytest.fixture
+def builder(monkeypatch, with_tensorflow):
+  """A builder in place of TFDS's; it keeps what it is called with."""
+  calls = []
+
+  def download_and_prepare(**arguments):
+    calls.append(arguments)
+    if found.error is not None:
+      raise found.error
+
+  found = types.SimpleNamespace(
+    MANUAL_DOWNLOAD_INSTRUCTIONS="manual_dir should contain\n  a.tar.\n",
+    data_path="/data/set/1.0.0",
+    info=types.SimpleNamespace(
+      splits={"train": types.SimpleNamespace(num_examples=1234)}
+    ),
+    download_and_prepare=download_and_prepare,
+    calls=calls,
+    error=None,
+  )
+  monkeypatch.setattr(tfds, "builder", lambda name, data_dir: found)
+  return found
+
+
+def test_the_manual_folder_reaches_tfds(run, builder, tmp_path, monkeypatch):
+  (tmp_path / "archives").mkdir()
+  monkeypatch.setenv("HOME", str(tmp_path))
+  code, out, err = run("prepare", "set", "--manual-dir", "~/archives")
+  assert (code, out, err) == (0, "/data/set/1.0.0: train 1,234\n", "")
+  (arguments,) = builder.calls
+  config = arguments["download_config"]
+  assert isinstance(config, tfds.download.DownloadConfig)
+  assert config.manual_dir == str(tmp_path / "archives")
+  assert arguments["file_format"] == tfds.core.FileFormat.ARRAY_RECORD
+  assert run("prepare", "set")[0] == 0
+  assert builder.calls[1]["download_config"].manual_dir is None
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_missing_archives_are_named(run, with_tensorflow, tmp_path, manual):
+  """By the real TFDS, before it needs TensorFlow."""
+  folder = tmp_path / "tfds" / "downloads" / "manual"
+  flags = ["--data-dir", tmp_path / "tfds"]
+  if manual:
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    flags += ["--manual-dir", folder]
+  code, out, err = run("prepare", "imagenet2012", *flags)
+  assert code == 2
+  assert err.startswith(
+    f"error: prepare imagenet2012: archives are missing in {folder}, and"
+  )
+  assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar." in err
+  assert "--manual-dir DIR" in err
+  assert err.count("\n") == 1
+  assert f"to {tmp_path / 'tfds' / 'imagenet2012'}" in out  # How much it is.
+
+
+def test_an_archive_that_tensorflow_does_not_find_is_named(
+  run, builder, tmp_path
+):
+  # As tf.errors.NotFoundError, which is no OSError.
+  builder.error = type("NotFoundError", (Exception,), {})("a.tar; No such file")
+  code, _, err = run("prepare", "set", "--manual-dir", tmp_path)
+  assert code == 2
+  assert "(manual_dir should contain a.tar): put them there" in err
+  assert err.count("\n") == 1
+  builder.error = KeyError("a mistake of TFDS")
+  with pytest.raises(KeyError):
+    run("prepare", "set", "--manual-dir", tmp_path)
+
+
+def test_wrong_folders(run, tmp_path):
+  (tmp_path / "file").write_text("here")
+  for flags, message in (
+    (["--data-dir", tmp_path / "file"], "/file is not a folder: choose anoth"),
+    (["--data-dir", tmp_path / "file" / "a"], "/file is not a folder: choose"),
+    (["--manual-dir", tmp_path / "no"], "the manual folder .*/no is not there"),
+    (["--manual-dir", tmp_path / "file"], "the manual folder .*/file is not a"),
+  ):
+    code, out, err = run("prepare", "digits", *flags)
+    assert (code, out) == (2, "")
+    assert re.search(message, err), err
+    assert err.count("\n") == 1

@@ -10,8 +10,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
+import flax_resnet as fr
+from flax_resnet.models.start import initial_variables
+from flax_resnet.weights import files
 from tests.recipes import ROOT
 import train as script
 
@@ -45,6 +49,30 @@ def one_sentence(err):
 
 
 WRONG = {
+  "weights that are not there": (
+    ["--config.init_from=nope.safetensors"],
+    "config.init_from: there is no weight file nope.safetensors",
+  ),
+  "weights that are none": (
+    ["--config.init_from=train.py"],
+    "config.init_from: weight file train.py has an unknown ending",
+  ),
+  "a folder of no weights": (
+    ["--config.init_from=configs"],
+    "config.init_from: folder configs is not a Flax checkpoint",
+  ),
+  "weights of another type": (
+    ["--config.init_from=3"],
+    "config.init_from is 3: use str or None",
+  ),
+  "a drawn trunk that is frozen": (
+    ["--config.freeze_trunk=True"],
+    "config: freeze_trunk is True and init_from None",
+  ),
+  "a misspelt key of the top": (
+    ["--config.init_form=x.safetensors"],
+    "config.init_form is unknown: did you mean 'init_from'?",
+  ),
   "unknown flag": (["--confg=x"], "unrecognized|required|is not a flag"),
   "no such config": (["--config=nope.py"], "nope.py is not there"),
   "a folder as config": (["--config=configs"], "configs is not there"),
@@ -171,6 +199,31 @@ def get_config():
   assert code == 2
   assert re.search(wanted, one_sentence(err)), err
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "channels", "fields", "wanted"),
+  [
+    ("cifar_resnet20", 1, {}, "config.init_from: .*unexpected: layer1.1.bn1"),
+    ("cifar_resnet8", 1, {"stage_features": (4, 8, 9)}, "of another shape: "),
+    ("cifar_resnet8", 3, {}, "images have 1 channels and the weights want 3"),
+  ],
+)
+def test_weights_of_another_network_end_with_one_sentence(
+  recipe, tmp_path, run, name, channels, fields, wanted
+):
+  model = fr.create_model(name, **{"stage_features": (4, 8, 8), **fields})
+  drawn = initial_variables(model, jax.random.key(0), (8, 8, channels))
+  path = tmp_path / "weights.safetensors"
+  files.write(path, fr.to_torch(drawn, model))
+  code, out, err = run(
+    *(f"--config={recipe}", f"--workdir={tmp_path / 'run'}"),
+    f"--config.init_from={path}",
+  )
+  assert (code, out) == (2, "")
+  assert re.search(wanted, one_sentence(err)), err
+  assert err.startswith("error: config.init_from: ")
+  assert not (tmp_path / "run").exists()
 
 
 def snapshot(folder: pathlib.Path):

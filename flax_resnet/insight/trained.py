@@ -13,6 +13,7 @@ from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.run import prepare, Run
 from flax_resnet.training.schema import InputError
 from flax_resnet.training.state import TrainState
+from flax_resnet.training.warm_start import warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Trained:
     """Returns the run of a workdir, on one device.
 
     Raises:
-      InputError: When there is no such run, or nothing is saved yet.
+      InputError: When there is no such run, when nothing is saved yet, or when
+        the weights that it started from are gone.
     """
     config = workdirs.read_config(workdir)
     run = prepare(config, sharding.make_mesh(jax.local_devices()[:1]))
-    before = run.initial_state()
-    return cls(run, before, _latest(workdir, run, before))
+    drawn = run.initial_state()
+    after = _latest(workdir, run, drawn)
+    before, _ = warm_start(run, drawn)
+    return cls(run, before, after)
 
   @property
   def title(self) -> str:

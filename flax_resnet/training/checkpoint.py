@@ -12,6 +12,13 @@ from flax_resnet.training.schema import InputError
 from flax_resnet.training.state import TrainState
 
 
+def exists(directory: pathlib.Path) -> bool:
+  """Whether there is a complete checkpoint; `Checkpoints` makes the folder."""
+  return directory.is_dir() and any(
+    path.name.isdecimal() for path in directory.iterdir()
+  )
+
+
 class Checkpoints:
   """The checkpoints of a run, written in the background by Orbax.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.data.datasets import Split
-from flax_resnet.training import curves, metrics
+from flax_resnet.training import checkpoint, curves, metrics
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.evaluation import evaluate
@@ -21,6 +21,7 @@ from flax_resnet.training.logbook import Logbook
 from flax_resnet.training.pace import Pace
 from flax_resnet.training.run import prepare, Run
 from flax_resnet.training.state import TrainState
+from flax_resnet.training.warm_start import warm_start
 
 
 def train(
@@ -47,18 +48,20 @@ def train(
   with contextlib.ExitStack() as stack:
     run = prepare(config, mesh or sharding.make_mesh())
     workdirs.check(workdir, config)
-    checkpoints = Checkpoints(
-      workdir / "checkpoints", run.recipe.keep_checkpoints
-    )
+    folder = workdir / "checkpoints"
+    state, origin = run.initial_state(), ()
+    if not checkpoint.exists(folder):
+      # A run that continues needs its weight file no more.
+      state, origin = warm_start(run, state)
+    checkpoints = Checkpoints(folder, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
-    state = run.initial_state()
     if (step := checkpoints.latest_step()) is not None:
       state = checkpoints.restore(step, state)
     if _writes():
       workdirs.write_json(workdir / "config.json", config)
     log = Logbook(workdir, int(state.step), run.num_steps, _writes())
     stack.callback(log.close)
-    log.say(run.describe(state))
+    log.say(run.describe(state, origin))
 
     with StopSignals() as signals:
       state = _fit(run, state, checkpoints, log, signals)

@@ -30,6 +30,10 @@ class Recipe:
     eval_every: Steps between two evaluations.
     checkpoint_every: Steps between two checkpoints.
     keep_checkpoints: How many of the latest to keep, besides the best.
+    init_from: Weights to start from, all that `weights.load_pretrained` takes;
+      None to draw them. See `warm_start.warm_start`.
+    freeze_trunk: Whether the head alone is trained, on a trunk that works as in
+      evaluation: running statistics, no dropout, no stochastic depth.
     model: Arguments of `models.create_model`.
     data: Arguments of `data.load`.
     augment: Arguments of `data.augment.make_augment`.
@@ -50,6 +54,8 @@ class Recipe:
   eval_every: int
   checkpoint_every: int
   keep_checkpoints: int
+  init_from: str | None = None
+  freeze_trunk: bool = False
   model: Mapping[str, Any]
   data: Mapping[str, Any]
   augment: Mapping[str, Any]
@@ -72,6 +78,11 @@ class Recipe:
       raise ValueError(
         f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
         "one of them, and None for the other"
+      )
+    if self.freeze_trunk and self.init_from is None:
+      raise ValueError(
+        "freeze_trunk is True and init_from None, so that the trunk would stay "
+        "as it was drawn: give init_from, the weights to start from"
       )
 
   def total_steps(self, num_examples: int) -> int:

@@ -4,7 +4,7 @@ Whatever can be wrong with a config is found here, before anything is compiled
 or written.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -24,8 +24,10 @@ from flax_resnet.training.optim import make_optimizer
 from flax_resnet.training.recipe import Recipe
 from flax_resnet.training.schema import build, InputError, told, wrong_input
 from flax_resnet.training.state import (
+  count,
   count_parameters,
   create_state,
+  trained_part,
   TrainState,
 )
 
@@ -96,12 +98,17 @@ class Run:
     return len(self.dataset.train) / self.recipe.batch_size
 
   def initial_state(self) -> TrainState:
-    """Returns the state before the first step, on every device."""
+    """Returns the state that the seed draws, on every device.
+
+    That before the first step, unless the run starts from weights; see
+    `warm_start`.
+    """
     state = create_state(
       self.model,
       self.optimizer,
       self.dataset.image_shape,
       self.recipe.seed,
+      freeze_trunk=self.recipe.freeze_trunk,
     )
     return jax.device_put(state, sharding.replicated(self.mesh))
 
@@ -147,29 +154,46 @@ class Run:
       "image_shape": list(self.dataset.image_shape),
     }
 
-  def describe(self, state: TrainState) -> str:
-    """Says in a few lines what is about to be trained."""
+  def describe(self, state: TrainState, origin: Sequence[str] = ()) -> str:
+    """Says in a few lines what is about to be trained, and from where.
+
+    Args:
+      state: From which the run goes on.
+      origin: What `warm_start` says.
+    """
     height, width, channels = self.dataset.image_shape
     devices = list(self.mesh.devices.flat)
-    group = self.model.norm_group_size
-    over = f"groups of {group} of" if group else "all of"
-    norm = (
-      "no BatchNorm"
-      if self.model.norm == "none"
-      else f"BatchNorm normalises over {over} the {self.recipe.batch_size} "
-      "examples of a step"
-    )
     lines = [
       f"{self.title()}: {count_parameters(state):,} parameters, "
       f"{self.model.num_classes} classes, images {height}x{width}x{channels}, "
       f"{len(self.dataset.train):,} to train on and "
       f"{len(self.dataset.eval):,} to evaluate on",
       f"{self.num_steps:,} steps, {self.steps_per_epoch:.2f} an "
-      f"epoch, on {len(devices)} x {devices[0].device_kind}; {norm}",
+      f"epoch, on {len(devices)} x {devices[0].device_kind}; {self._norm()}",
+      *origin,
     ]
+    if self.recipe.freeze_trunk:
+      head = count(trained_part(state.params, freeze_trunk=True))
+      lines.append(
+        f"the head alone is trained: {head:,} of {count_parameters(state):,} "
+        "parameters"
+      )
     if state.step:
       lines.append(f"continues after step {int(state.step)}")
     return "\n".join(lines)
+
+  def _norm(self) -> str:
+    """Says over which examples BatchNorm normalises."""
+    if self.model.norm == "none":
+      return "no BatchNorm"
+    if self.recipe.freeze_trunk:
+      return "BatchNorm keeps its running statistics"
+    group = self.model.norm_group_size
+    over = f"groups of {group} of" if group else "all of"
+    return (
+      f"BatchNorm normalises over {over} the {self.recipe.batch_size} examples "
+      "of a step"
+    )
 
 
 def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
@@ -235,6 +259,7 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       seed=recipe.seed,
       mesh=mesh,
       steps_per_call=recipe.steps_per_call,
+      freeze_trunk=recipe.freeze_trunk,
     ),
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
     normalize=prepared,

@@ -44,6 +44,8 @@ def create_state(
   optimizer: optax.GradientTransformation,
   image_shape: tuple[int, int, int],
   seed: int,
+  *,
+  freeze_trunk: bool = False,
 ) -> TrainState:
   """Returns the state before the first step.
 
@@ -55,11 +57,21 @@ def create_state(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
-    opt_state=optimizer.init(variables["params"]),
+    opt_state=optimizer.init(trained_part(variables["params"], freeze_trunk)),
     sums=metrics.zeros(),
   )
 
 
+def trained_part(params: Any, freeze_trunk: bool) -> Any:
+  """Returns the parameters that are trained: all, or those of the head."""
+  return {"head": params["head"]} if freeze_trunk else params
+
+
 def count_parameters(state: TrainState) -> int:
-  """Returns the number of trained numbers."""
-  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(state.params))
+  """Returns how many numbers the network's parameters are."""
+  return count(state.params)
+
+
+def count(params: Any) -> int:
+  """Returns how many numbers parameters are."""
+  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))

@@ -10,7 +10,7 @@ from flax_resnet import sharding
 from flax_resnet.data.augment import Augment, Normalize
 from flax_resnet.models import operations, ResNet
 from flax_resnet.training import losses, metrics, resident
-from flax_resnet.training.state import TrainState
+from flax_resnet.training.state import trained_part, TrainState
 
 Batch = dict[str, jax.Array]
 TrainStep = jax.stages.Wrapped  # (state, batch) -> state; or (state, call)
@@ -26,21 +26,26 @@ def make_train_step(
   seed: int,
   mesh: Mesh,
   steps_per_call: int = 1,
+  freeze_trunk: bool = False,
 ) -> TrainStep:
   """Returns the jitted update; it takes the state's memory (donation).
 
-  With more than one step per call, it takes what `resident.calls` yields.
+  With more than one step per call, it takes what `resident.calls` yields. With
+  a frozen trunk, nothing is computed backwards through it.
   """
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     images, targets = augment(key, batch["image"], batch["label"])
 
-    def loss_fn(params):
+    trained = trained_part(state.params, freeze_trunk)
+
+    def loss_fn(trained):
+      params = {**state.params, **trained}
       logits, updates = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         images,
-        train=True,
+        train=not freeze_trunk,
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.fold_in(key, 1)},
       )
@@ -48,13 +53,14 @@ def make_train_step(
       return each.mean(), (each, logits, updates.get("batch_stats", {}))
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      state.params
+      trained
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained = cast(dict, optax.apply_updates(trained, updates))
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params={**state.params, **trained},
       batch_stats=batch_stats,
       opt_state=opt_state,
       sums=metrics.add(state.sums, new),

@@ -12,6 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--data-dir", metavar="DIR", help="where to; TFDS's own default otherwise"
   )
+  parser.add_argument(
+    "--manual-dir",
+    metavar="DIR",
+    help="where archives are already, as those of imagenet2012 have to be; "
+    "downloads/manual in --data-dir otherwise",
+  )
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
@@ -21,4 +27,4 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   from flax_resnet.training.schema import wrong_input
 
   with wrong_input(f"prepare {flags.name}"):
-    print(preparation.prepare(flags.name, flags.data_dir))
+    print(preparation.prepare(flags.name, flags.data_dir, flags.manual_dir))

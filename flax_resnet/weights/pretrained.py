@@ -86,7 +86,7 @@ def load_pretrained(
     fresh = network.num_classes != classes
     if fresh:
       variables = _with_fresh_head(variables, network, classes)
-    variables = _checked(variables, network)
+    variables = checked(variables, network)
     if of_run is None:
       return Pretrained(network, variables)
     names = () if fresh else files.class_names_of_run(path)
@@ -132,7 +132,7 @@ def _fit_head(
   plain = {key.removeprefix("module."): key for key in tensors}
   head = plain.get(f"{recognise(plain).head}.weight")
   if head is None:
-    return create_model(name, **fields), None
+    return create_model(name, **{"num_classes": 0, **fields}), None
   classes = tensors[head].shape[0]
   wanted = fields.get("num_classes", classes)
   network = create_model(name, **{**fields, "num_classes": wanted})
@@ -169,8 +169,12 @@ def channels(variables: Variables) -> int:
   return 3 if kernel is None else kernel.shape[2]
 
 
-def _checked(variables: Variables, model: ResNet) -> Variables:
-  """Returns variables whose shapes are those of the model."""
+def checked(variables: Variables, model: ResNet) -> Variables:
+  """Returns the variables, whose shapes are those of the model.
+
+  Raises:
+    WeightsError: When they are not; it names those that differ.
+  """
   shape = (1, 32, 32, channels(variables))
   images = jax.ShapeDtypeStruct(shape, model.dtype)
 
