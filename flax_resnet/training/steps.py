@@ -37,7 +37,6 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     images, targets = augment(key, batch["image"], batch["label"])
-
     trained = trained_part(state.params, freeze_trunk)
 
     def loss_fn(trained):

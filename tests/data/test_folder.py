@@ -75,9 +75,11 @@ def test_labels_are_those_of_the_folders(divided):
     np.testing.assert_array_equal(drawn(batch)[1], batch["label"])
 
 
-def test_parts_of_an_undivided_folder_have_all_classes_alike(undivided):
+@pytest.mark.parametrize("seed", range(10))
+def test_parts_of_an_undivided_folder_have_all_classes_alike(undivided, seed):
   parts = [
-    FolderSource(undivided, split) for split in ("train[:80%]", "train[80%:]")
+    FolderSource(undivided, split, seed=seed)
+    for split in ("train[:80%]", "train[80%:]")
   ]
   names = [{p.name(i) for i in range(len(p))} for p in parts]
   assert not names[0] & names[1]
