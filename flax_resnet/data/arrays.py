@@ -97,7 +97,9 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
   names = arrays.get("class_names")
   if names is None:
-    names = range(int(np.max(labels, initial=0)) + 1)
+    # Of all splits: one may lack the last classes.
+    known = [a for name, a in arrays.items() if name.endswith("_labels")]
+    names = range(int(max(np.max(a, initial=0) for a in known)) + 1)
   whole = ArraySource(
     arrays[f"{base}_images"],
     labels,

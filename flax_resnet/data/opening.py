@@ -1,18 +1,12 @@
 """Opening a data set by its name."""
 
 from collections.abc import Sequence
-import dataclasses
-import os
 from typing import Literal
 
-from flax_resnet.data import pipeline, policies, sources, transforms
-from flax_resnet.data.arrays import open_npz
+from flax_resnet.data import pipeline, policies, transforms
+from flax_resnet.data.catalogue import Place
 from flax_resnet.data.datasets import Dataset, Split
-from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.reading import RecordReader
-
-# Examples of the synthetic set.
-SYNTHETIC_SPLITS = {"train": 1024, "test": 256}
 
 OnError = Literal["stop", "skip"]
 
@@ -82,7 +76,7 @@ def load(
     num_threads=num_threads,
     num_workers=num_workers,
   )
-  where = _Place(name, data_dir, root, split_seed, strict=on_error == "stop")
+  where = Place(name, data_dir, root, split_seed, strict=on_error == "stop")
   train = where.open(train_split, image_size, num_classes)
   evaluation = where.open(
     eval_split, image_size, num_classes, tuple(train.class_names)
@@ -93,25 +87,22 @@ def load(
       f"{num_classes}: set config.model.num_classes to "
       f"{len(train.class_names)}"
     )
-  whole = transforms.center_crop(train.channels, image_size)
-  part = transforms.center_crop(
-    train.channels, image_size, center_crop_fraction
-  )
+  channels = train.channels
+  whole = transforms.center_crop(channels, image_size)
+  part = transforms.center_crop(channels, image_size, center_crop_fraction)
   if random_resized_crop:
     low, high = crop_scale
-    whole = transforms.random_resized_crop(
-      train.channels, image_size, (low, high)
-    )
+    whole = transforms.random_resized_crop(channels, image_size, (low, high))
   distort = policies.make_policy(
     policy,
-    channels=train.channels,
+    channels=channels,
     magnitude=policy_magnitude,
     magnitude_std=policy_magnitude_std,
     num_ops=policy_num_ops,
   )
   if distort:
     whole = transforms.then(whole, distort)
-  shape = (image_size, image_size, train.channels)
+  shape = (image_size, image_size, channels)
   skip = on_error == "skip"
   workers = pipeline.Workers(num_threads, num_workers)
   splits = [
@@ -133,62 +124,6 @@ def load(
   if in_memory:
     splits = [split.in_memory() for split in splits]
   return Dataset(*splits, image_shape=shape, class_names=train.class_names)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-  """Where the splits of a set are; the attributes are those of `load`."""
-
-  name: str
-  data_dir: str | None
-  root: str | None
-  split_seed: int
-  strict: bool
-
-  def open(
-    self,
-    split: str,
-    image_size: int,
-    num_classes: int,
-    class_names: Sequence[str] | None = None,
-  ) -> sources.Source:
-    """Returns a split; of the classes of the other one, if these are given."""
-    if self.name == "synthetic":
-      return _synthetic(split, image_size, num_classes)
-    if self.name in ("folder", "npz"):
-      if self.root is None:
-        raise ValueError(
-          f"root is None: give where the {self.name} is, --config.data.root=…"
-        )
-      if self.name == "npz":
-        return open_npz(self.root, split)
-      return FolderSource(
-        self.root,
-        split,
-        seed=self.split_seed,
-        class_names=class_names,
-        strict=self.strict,
-      )
-    # Slow to import.
-    from flax_resnet.data import digits, prepared
-
-    data_dir = self.data_dir and os.path.expanduser(self.data_dir)
-    if self.name == "digits":
-      digits.prepare(data_dir)
-    return prepared.TFDSSource(self.name, split, data_dir)
-
-
-def _synthetic(
-  split: str, image_size: int, num_classes: int
-) -> sources.SyntheticSource:
-  if split not in SYNTHETIC_SPLITS:
-    raise ValueError(
-      f"data set 'synthetic' has no split {split!r}: use one of "
-      f"{', '.join(SYNTHETIC_SPLITS)}"
-    )
-  return sources.SyntheticSource(
-    SYNTHETIC_SPLITS[split], image_size, num_classes
-  )
 
 
 def _check(

@@ -58,7 +58,9 @@ def test_grey_images_may_lack_an_axis():
 
 
 def test_classes_without_names_are_numbered(save):
-  assert open_npz(save(class_names=None), "train").class_names == list("0123")
+  path = save(class_names=None, test_labels=np.arange(5) % 3)
+  for split in ("train", "test"):
+    assert open_npz(path, split).class_names == list("0123")
 
 
 @pytest.mark.parametrize(
