@@ -52,6 +52,29 @@ def test_a_mixed_run_is_the_same_by_one_call_on_eight_devices(mixed):
   assert together == pytest.approx(sum(one), rel=1e-6)
 
 
+def test_each_step_draws_anew_from_the_seed(mixed, mesh):
+  run = prepare(mixed.to_dict(), mesh)
+  pixels = jax.random.randint(jax.random.key(5), (64, 8, 8, 1), 0, 256)
+  batch = {
+    "image": pixels.astype(jnp.uint8),
+    "label": jnp.arange(64) % 10,
+    "mask": jnp.ones(64, bool),
+  }
+
+  def losses_of_the_batch():
+    state = run.initial_state()
+    found = []
+    for _ in range(3):
+      state = run.train_step(state, batch)
+      found.append(float(state.sums["loss"]))
+      state = state.replace(sums=run.zero_sums())
+    return found
+
+  once = losses_of_the_batch()
+  assert len(set(once)) == 3
+  assert once == losses_of_the_batch()
+
+
 def test_mixing_sends_nothing_between_devices(mixed):
   """64 examples on 8 devices: pairs lie on one of them."""
   mixed.model.norm_group_size = 8
