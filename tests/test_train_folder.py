@@ -68,7 +68,7 @@ def test_a_folder_trains(train, tmp_path):
 def test_a_broken_image_ends_with_its_name(train, folder, tmp_path):
   for path in folder.rglob("*.jpg"):
     path.write_bytes(path.read_bytes()[:-40])
-  code, out, err = train()
+  code, _, err = train()
   assert code == 2
   assert err.startswith(f"error: config.data: {folder}/")
   assert "broken" in err

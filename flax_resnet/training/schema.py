@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import inspect
+import types
 import typing
 from typing import Any, TypeVar
 
@@ -99,8 +100,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
 def _fits(value: Any, annotation: Any) -> bool:
   if annotation in (inspect.Parameter.empty, Any):
     return True
-  if isinstance(value, bool) and annotation in (int, float, int | None):
-    return False
+  if isinstance(value, bool) and {int, float} & set(_options(annotation)):
+    return False  # To Python it is an int.
   if typing.get_origin(annotation) is Sequence:
     # beartype looks at one item of many, at random.
     (item,) = typing.get_args(annotation)
@@ -110,8 +111,19 @@ def _fits(value: Any, annotation: Any) -> bool:
   return is_bearable(value, annotation, conf=_TYPES)
 
 
+def _options(annotation: Any) -> tuple[Any, ...]:
+  """Returns the types that a union is of, or the one type."""
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return typing.get_args(annotation)
+  return (annotation,)
+
+
 def _spell(annotation: Any) -> str:
   """Says a type in words: "one of 'cosine', 'step'", "int or None"."""
+  if len(options := _options(annotation)) > 1:
+    return " or ".join(map(_spell, options))
+  if annotation is types.NoneType:
+    return "None"
   if typing.get_origin(annotation) is typing.Literal:
     return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
   if isinstance(annotation, type) and not typing.get_args(annotation):
@@ -119,4 +131,4 @@ def _spell(annotation: Any) -> str:
   if typing.get_origin(annotation) is Sequence:
     (item,) = typing.get_args(annotation)
     return f"a tuple of {_spell(item)}"
-  return " or ".join(str(annotation).split(" | "))
+  return str(annotation)

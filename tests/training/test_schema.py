@@ -8,6 +8,9 @@ from flax_resnet.training.schema import build
 from tests.recipes import ROOT
 
 
+Finish = Literal["matt", "glossy"]
+
+
 def paint(
   canvas: str,
   *,
@@ -15,7 +18,10 @@ def paint(
   width: float,
   height: int | None,
   corners: Sequence[float] = (),
+  depth: float | None = None,
+  finish: Finish | None = None,
 ) -> tuple:
+  del depth, finish
   if width < 0:
     raise ValueError(f"width is {width}: use 0 or more")
   return canvas, colour, width, height, corners
@@ -45,6 +51,11 @@ def test_a_section_becomes_the_arguments_of_its_function():
     ({"width": True}, "config.paint.width is True: use float"),
     ({"height": 1.5}, "config.paint.height is 1.5: use int or None"),
     ({"height": True}, "config.paint.height is True: use int or None"),
+    ({"depth": True}, "config.paint.depth is True: use float or None"),
+    (
+      {"finish": "gloss"},
+      "finish is 'gloss': use one of 'matt', 'glossy' or None",
+    ),
     ({"corners": ("a",)}, r"corners is \('a',\): use a tuple of float"),
     ({"corners": (0.5,) * 20 + ("a",)}, "use a tuple of float"),
     ({"corners": 0.5}, "corners is 0.5: use a tuple of float"),
