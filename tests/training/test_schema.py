@@ -7,7 +7,6 @@ from flax_resnet.training import InputError, load_recipe
 from flax_resnet.training.schema import build
 from tests.recipes import ROOT
 
-
 Finish = Literal["matt", "glossy"]
 
 
