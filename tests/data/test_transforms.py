@@ -1,3 +1,4 @@
+import importlib.util
 import io
 
 import numpy as np
@@ -54,6 +55,27 @@ def test_center_crop_is_resize_and_crop(height, width, resized, crop):
   theirs = np.asarray(whole)[top : top + 28, left : left + 28].astype(int)
   assert ours.shape == (28, 28, 3)
   assert np.abs(ours - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(256, 224), (232, 224), (35, 31)])
+def test_center_crop_has_the_pixels_of_torchvision(size):
+  """From the same JPEG, to one grey level: Resize and CenterCrop by Pillow."""
+  pytest.importorskip("torch")
+  if not importlib.util.find_spec("torchvision"):
+    pytest.skip("torchvision is not installed")
+  from tests.weights import torch_models
+
+  theirs = torch_models.load_torchvision().transforms
+  short, crop = size
+  pipeline = theirs.Compose([theirs.Resize(short), theirs.CenterCrop(crop)])
+  ours = transforms.center_crop(3, crop, crop / short)
+  for height, width in RNG.integers(crop, 500, (12, 2)):
+    small = RNG.integers(0, 256, (9, 9, 3), np.uint8)
+    photograph = Image.fromarray(small).resize((width, height))
+    jpeg = encode(np.asarray(photograph), "JPEG")
+    with Image.open(io.BytesIO(jpeg)) as picture:
+      wanted = np.asarray(pipeline(picture.convert("RGB"))).astype(int)
+    assert np.abs(ours(jpeg, RNG) - wanted).max() <= 1
 
 
 def test_random_resized_crop_draws_within_its_ranges():
