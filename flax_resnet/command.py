@@ -57,7 +57,8 @@ def keep_what_is_compiled() -> None:
 def exits() -> Iterator[None]:
   """Ends the process with one sentence and a code where the work cannot go on.
 
-  2 after a wrong input, 130 after Ctrl-C, 143 after SIGTERM.
+  1 when another host is gone, 2 after a wrong input, 130 after Ctrl-C, 143
+  after SIGTERM.
   """
   # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
   # half-written checkpoint to be removed.
@@ -75,6 +76,27 @@ def exits() -> Iterator[None]:
     # has to flush goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
+  except Exception as error:
+    if not _lost_a_host(error):
+      raise
+    print(
+      f"error: another host is gone ({str(error).splitlines()[0][:200]}): "
+      "start all again, and the run continues from its last checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    # JAX would wait for the other host at the end, and then abort.
+    os._exit(1)
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _lost_a_host(error: Exception) -> bool:
+  """Whether a collective of several hosts has failed."""
+  if "jax" not in sys.modules:
+    return False
+  import jax
+
+  several = jax.distributed.is_initialized() and jax.process_count() > 1
+  return several and isinstance(error, jax.errors.JaxRuntimeError)

@@ -6,6 +6,9 @@ what one device would compute on the whole batch.
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import glob
+import importlib.util
+import os
 from typing import Any
 
 import jax
@@ -13,6 +16,57 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 BATCH_AXIS = "batch"
+
+
+def join_hosts(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Makes this process one of those that compute together, if it is one.
+
+  It is, if the arguments say so, or else where SLURM or Open MPI has started
+  several processes, or this is a TPU VM. Before anything else of JAX.
+
+  Args:
+    coordinator: HOST:PORT of process 0, where all can reach it.
+    num_processes: How many there are.
+    process_id: Which one this is, from 0.
+
+  Raises:
+    ValueError: When the arguments do not say it whole.
+  """
+  given = (coordinator, num_processes, process_id)
+  if given == (None, None, None):
+    if _is_one_of_many(os.environ):
+      jax.distributed.initialize()
+    return
+  if None in given:
+    raise ValueError(
+      "--coordinator, --num_processes and --process_id belong together: give "
+      "all three, or none"
+    )
+  if ":" not in str(coordinator):
+    raise ValueError(f"--coordinator is {coordinator}: use HOST:PORT")
+  if not 0 <= (process_id or 0) < (num_processes or 0):
+    raise ValueError(
+      f"--process_id is {process_id} of {num_processes}: count from 0"
+    )
+  jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def _is_one_of_many(environ: Mapping[str, str]) -> bool:
+  """Whether a launcher says so; `jax.distributed` reads the rest of it."""
+  for count, rank in (
+    ("SLURM_NTASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+  ):
+    if rank in environ and int(environ.get(count, 1)) > 1:
+      return True
+  # On a TPU VM a process finds the others of its slice, or that it is alone.
+  return bool(importlib.util.find_spec("libtpu")) and any(
+    glob.glob(path) for path in ("/dev/accel*", "/dev/vfio/[0-9]*")
+  )
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

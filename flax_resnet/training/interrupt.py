@@ -1,5 +1,6 @@
 """Ctrl-C and preemption: the step in flight ends, then the run stops."""
 
+import os
 import signal
 
 
@@ -18,16 +19,25 @@ class Stopped(Exception):  # noqa: N818 - as StopIteration, no error
 class StopSignals:
   """Notes SIGINT and SIGTERM within a `with` block; a second one ends at once.
 
+  Of several hosts, a signal to one stops all, after the same step: JAX notes
+  SIGTERM there, and agrees with the others on the step.
+
   Attributes:
     received: The signal's number, or None.
+
+  Args:
+    hosts: How many there are.
   """
 
-  received: int | None = None
+  def __init__(self, hosts: int = 1):
+    self.received: int | None = None
+    self._alone = hosts == 1
+    self._calls = 0
 
   def __enter__(self) -> "StopSignals":
+    signums = [signal.SIGINT, *([signal.SIGTERM] if self._alone else [])]
     self._before = {
-      signum: signal.signal(signum, self._note)
-      for signum in (signal.SIGINT, signal.SIGTERM)
+      signum: signal.signal(signum, self._note) for signum in signums
     }
     return self
 
@@ -35,7 +45,21 @@ class StopSignals:
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
 
+  def to_stop(self) -> bool:
+    """Whether to stop now: to be asked once a turn, by all hosts alike."""
+    if self._alone:
+      return self.received is not None
+    from jax.experimental import multihost_utils  # Slow to import.
+
+    self._calls += 1
+    if not multihost_utils.reached_preemption_sync_point(self._calls):
+      return False
+    self.received = self.received or signal.SIGTERM
+    return True
+
   def _note(self, signum: int, _) -> None:
     self.received = signum
     for other in self._before:
       signal.signal(other, signal.SIG_DFL)
+    if not self._alone:
+      os.kill(os.getpid(), signal.SIGTERM)  # This is how JAX tells the others.

@@ -63,7 +63,7 @@ def train(
     stack.callback(log.close)
     log.say(run.describe(state, origin))
 
-    with StopSignals() as signals:
+    with StopSignals(jax.process_count()) as signals:
       state = _fit(run, state, checkpoints, log, signals)
     signum = signals.received or 0
     return _conclude(run, int(state.step), workdir, log, signum)
@@ -90,7 +90,7 @@ def _fit(
     step += count
     log.advance(count)
     batch, count = next(calls, (None, 0))
-    stopping = signals.received is not None
+    stopping = signals.to_stop()
 
     row = {}
     if run.is_due(step, recipe.log_every):

@@ -1,0 +1,230 @@
+"""Several processes on 127.0.0.1, two devices each, are one run."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flax_resnet import sharding
+from tests.recipes import ROOT
+import train as script
+
+
+@pytest.fixture
+def recipe(tmp_path, data_dir):
+  path = tmp_path / "recipe.py"
+  path.write_text(
+    f"""
+from tests.recipes import tiny
+
+
+def get_config():
+  config = tiny({data_dir!r})
+  config.update(num_steps=6, log_every=1, eval_every=3)
+  config.update(checkpoint_every=2, keep_checkpoints=9)
+  config.augment.flip = True
+  return config
+"""
+  )
+  return path
+
+
+@pytest.fixture
+def launch(recipe):
+  """Starts so many processes of a run."""
+  started = []
+
+  def launch(hosts, workdir, *flags, devices=2):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      address = f"127.0.0.1:{free.getsockname()[1]}"
+    for host in range(hosts):
+      several = [
+        f"--coordinator={address}",
+        f"--num_processes={hosts}",
+        f"--process_id={host}",
+      ]
+      started.append(
+        subprocess.Popen(
+          [
+            *(sys.executable, str(ROOT / "train.py"), f"--config={recipe}"),
+            *(f"--workdir={workdir}", *flags),
+            *(several if hosts > 1 else []),
+          ],
+          cwd=ROOT,
+          env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+          },
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+        )
+      )
+    return started[-hosts:]
+
+  yield launch
+  for process in started:
+    process.kill()
+
+
+def finish(processes):
+  """Waits for them and returns what each has printed."""
+  outputs = [process.communicate(timeout=240) for process in processes]
+  for process, (out, err) in zip(processes, outputs, strict=True):
+    assert process.returncode == 0, out + err
+  return [out for out, _ in outputs]
+
+
+def rows(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def assert_same_curves(one, other):
+  assert [row["step"] for row in one] == [row["step"] for row in other]
+  for mine, theirs in zip(one, other, strict=True):
+    for key in mine.keys() - {"seconds", "images_per_second"}:
+      assert mine[key] == pytest.approx(theirs[key], abs=1e-4), key
+
+
+def back_to(step, workdir, copy):
+  """Copies a run as it was when `step` had just been saved."""
+  shutil.copytree(workdir, copy)
+  (copy / "summary.json").unlink()
+  for path in (copy / "checkpoints").iterdir():
+    if path.name.isdecimal() and int(path.name) > step:
+      shutil.rmtree(path)
+  return copy
+
+
+def test_two_hosts_make_the_run_of_one(launch, tmp_path):
+  """The same curves and files; one goes on with what two have saved."""
+  out, silent = finish(launch(2, tmp_path / "two"))
+  assert "on 4 x cpu" in out
+  assert "step" not in silent
+  finish(launch(1, tmp_path / "one", devices=4))
+  whole = rows(tmp_path / "one")
+  assert_same_curves(rows(tmp_path / "two"), whole)
+  assert whole[-1]["val/count"] == 360
+  assert {path.name for path in (tmp_path / "two").iterdir()} == {
+    path.name for path in (tmp_path / "one").iterdir()
+  }
+  copy = back_to(2, tmp_path / "two", tmp_path / "copy")
+  (out,) = finish(launch(1, copy, devices=4))
+  assert "continues after step 2" in out
+  assert_same_curves(rows(copy), whole)
+
+
+@pytest.mark.slow
+def test_four_hosts_go_on_with_what_two_have_saved(launch, tmp_path):
+  finish(launch(2, tmp_path / "two"))
+  whole = rows(tmp_path / "two")
+  copy = back_to(4, tmp_path / "two", tmp_path / "copy")
+  out, *_ = finish(launch(4, copy))
+  assert "on 8 x cpu" in out
+  assert "continues after step 4" in out
+  assert_same_curves(rows(copy), whole)
+
+
+def wait_for_step(workdir, step):
+  for _ in range(1200):
+    path = workdir / "metrics.jsonl"
+    if path.exists() and f'"step": {step},' in path.read_text():
+      return
+    time.sleep(0.1)
+  raise TimeoutError
+
+
+LONG = "--config.num_steps=100000"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("signum", "codes"),
+  [(signal.SIGTERM, (143, 143)), (signal.SIGINT, (143, 130))],
+)
+def test_a_signal_to_one_host_stops_all_at_one_step(
+  launch, tmp_path, signum, codes
+):
+  processes = launch(2, tmp_path / "run", LONG)
+  wait_for_step(tmp_path / "run", 10)
+  processes[1].send_signal(signum)
+  lasts = []
+  for process, code in zip(processes, codes, strict=True):
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    lasts.append(err.splitlines()[-1])
+  assert lasts[0] == lasts[1]
+  assert lasts[0].endswith("which is saved: the same command continues")
+  step = int(lasts[0].split()[3].rstrip(","))
+  assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.slow
+def test_a_host_that_is_killed_ends_the_other_with_a_sentence(launch, tmp_path):
+  processes = launch(2, tmp_path / "run", LONG)
+  wait_for_step(tmp_path / "run", 10)
+  processes[1].kill()
+  _, err = processes[0].communicate(timeout=150)
+  assert processes[0].returncode == 1, err
+  assert "error: another host is gone" in err
+  assert "Traceback" not in err
+  again = launch(2, tmp_path / "run", LONG)
+  wait_for_step(tmp_path / "run", rows(tmp_path / "run")[-1]["step"] + 5)
+  steps = [row["step"] for row in rows(tmp_path / "run")]
+  assert steps == list(range(1, len(steps) + 1))
+  for process in again:
+    process.kill()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--num_processes=2"], "hosts: .* belong together: give all three"),
+    (
+      ["--coordinator=here", "--num_processes=2", "--process_id=0"],
+      "hosts: --coordinator is here: use HOST:PORT",
+    ),
+    (
+      ["--coordinator=h:1", "--num_processes=2", "--process_id=2"],
+      "hosts: --process_id is 2 of 2: count from 0",
+    ),
+  ],
+)
+def test_wrong_flags_are_told(call_main, flags, message):
+  code, _, err = call_main(script.main, "--config=configs/digits.py", *flags)
+  assert code == 2
+  assert err.startswith("error: hosts: ")
+  assert re.search(message, err)
+
+
+@pytest.mark.parametrize(
+  ("environ", "several"),
+  [
+    ({}, False),
+    ({"SLURM_NTASKS": "8"}, False),  # A shell within an allocation.
+    ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, True),
+  ],
+)
+def test_launchers_are_known_by_their_variables(monkeypatch, environ, several):
+  for name in ("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environ.items():
+    monkeypatch.setenv(name, value)
+  started = []
+  monkeypatch.setattr(
+    sharding.jax.distributed, "initialize", lambda *args: started.append(args)
+  )
+  sharding.join_hosts()
+  assert started == ([()] if several else [])
