@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from flax_resnet.data.order import generator, Order, Share
-from flax_resnet.data.reading import Batch, blank, Reader
+from flax_resnet.data.reading import Batch, blank, Reader, room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,20 +152,9 @@ def _divisor(rows: int, limit: int) -> int:
 def _joined(chunks: Sequence[Batch]) -> Batch:
   if len(chunks) == 1:
     return chunks[0]
-  return {
-    key: np.concatenate(parts, out=_aligned(parts))
-    for key in chunks[0]
-    for parts in [[chunk[key] for chunk in chunks]]
-  }
-
-
-def _aligned(parts: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns room for all parts that JAX takes to a CPU without a copy.
-
-  That is, which begins at a multiple of 64 bytes.
-  """
-  shape = (sum(map(len, parts)), *parts[0].shape[1:])
-  size = math.prod(shape) * parts[0].itemsize
-  memory = np.empty(size + 64, np.uint8)
-  start = -memory.ctypes.data % 64
-  return memory[start : start + size].view(parts[0].dtype).reshape(shape)
+  batch = room(
+    chunks[0]["image"].shape[1:], sum(len(c["label"]) for c in chunks)
+  )
+  for key, array in batch.items():
+    np.concatenate([chunk[key] for chunk in chunks], out=array)
+  return batch
