@@ -7,7 +7,7 @@ DIR is an image folder, a folder a class. Images/s from files to uint8 batches
 of random crops, sharded over the devices: of this package, and of tf.data with
 `decode_and_crop_jpeg` and a bilinear resize, on the same files and cores, in
 turn. Then where the time goes; what a set in memory gives; and what a step of
-ResNet-50 takes on batches from the files and on one that stays on the device.
+ResNet-18 takes on batches from the files and on one that stays on the device.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def in_memory() -> Work:
 
 
 def stepper(folder: str, real: bool) -> Work:
-  """A step of ResNet-50, on batches from the files or on one batch."""
+  """A step of ResNet-18, on batches from the files or on one batch."""
   import pathlib
 
   import jax
@@ -137,7 +137,7 @@ def stepper(folder: str, real: bool) -> Work:
     recipe,
     [
       f"data.root={folder}",
-      "model.name=resnet50",
+      "model.name=resnet18",
       f"model.num_classes={classes}",
       f"data.image_size={SIZE}",
       "data.train_split=train",
@@ -228,7 +228,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--seconds", type=float, default=4)
   parser.add_argument(
-    "--step", action="store_true", help="only the step of ResNet-50"
+    "--step", action="store_true", help="only the step of ResNet-18"
   )
   flags = parser.parse_args()
   print(f"{versions()}, {CORES} cores")
@@ -248,7 +248,7 @@ def main() -> None:
       print(f"  {name:32} {milliseconds:9.3f}")
     print(f"from memory to batches of {BATCH} images of 32 pixels")
     show({"flax_resnet": in_memory}, flags, BATCH, "images/s")
-  print("ResNet-50, batches of 16")
+  print("a training step of ResNet-18, batches of 16 images of 224 pixels")
   show(
     {
       "one batch on the device": functools.partial(
