@@ -1,6 +1,7 @@
 """predict and export: from image files to classes, with or without us."""
 
 import functools
+from importlib import metadata
 import importlib.util
 import json
 import subprocess
@@ -252,11 +253,13 @@ def test_wrong_inputs_of_predict(run, workdir, weights, folder, tmp_path):
     assert message in err
 
 
-# Ten lines that know nothing of this package, and cannot.
-ALONE = """
+# What `pip install jax flatbuffers` installs.
+JAX_ALONE = (
+  *("jax", "jaxlib", "flatbuffers"),
+  *("ml_dtypes", "numpy", "opt_einsum", "scipy"),
+)
+TEN_LINES = """
 import sys
-for name in ("flax", "flax_resnet", "optax", "orbax"):
-  sys.modules[name] = None
 import numpy
 from jax import export
 file, images, logits = sys.argv[1:]
@@ -265,9 +268,19 @@ numpy.save(logits, network.call(numpy.load(images)))
 """
 
 
+@pytest.fixture(scope="module")
+def jax_alone(tmp_path_factory):
+  """A folder of packages that has what JAX needs, and nothing else."""
+  place = tmp_path_factory.mktemp("packages")
+  for name in JAX_ALONE:
+    for top in {file.parts[0] for file in metadata.files(name)} - {".."}:
+      (place / top).symlink_to(metadata.distribution(name).locate_file(top))
+  return place
+
+
 @pytest.mark.parametrize("flags", [(), ("--pixels",), ("--pixels", "--fold")])
-def test_an_exported_network_runs_without_this_package(
-  run, workdir, test_split, tmp_path, flags
+def test_an_exported_network_runs_where_jax_is_alone(
+  run, workdir, test_split, tmp_path, jax_alone, flags
 ):
   _, pixels, scaled, logits = test_split
   out = tmp_path / "network.stablehlo"
@@ -276,15 +289,25 @@ def test_an_exported_network_runs_without_this_package(
   kind = "uint8" if flags else "float32"
   assert f"takes {kind} [b, 8, 8, 1], gives logits float32 [b, 10]" in said
   images = pixels if flags else scaled
+  start = f"import sys; sys.path.append({str(jax_alone)!r})\n"
   for count in (1, 9):  # The batch size is open.
     np.save(tmp_path / "images.npy", images[:count])
     files = out, tmp_path / "images.npy", tmp_path / "logits.npy"
     subprocess.run(
-      [sys.executable, "-c", ALONE, *map(str, files)], cwd=tmp_path, check=True
+      # Without the packages of this environment.
+      [sys.executable, "-I", "-S", "-c", start + TEN_LINES, *map(str, files)],
+      cwd=tmp_path,
+      check=True,
     )
     np.testing.assert_allclose(
       np.load(tmp_path / "logits.npy"), logits[:count], atol=1e-5
     )
+
+
+def test_nothing_else_is_where_jax_is_alone(jax_alone):
+  names = {path.name.split("-")[0] for path in jax_alone.iterdir()}
+  assert {"jax", "flatbuffers"} <= names
+  assert not names & {"flax", "flax_resnet", "optax", "orbax", "etils"}
 
 
 def test_an_exported_network_is_for_every_platform(workdir):

@@ -270,6 +270,14 @@ def test_what_a_workdir_refuses(recipe, tmp_path, run):
   assert "config.json is not JSON" in one_sentence(err)
 
 
+def test_a_config_that_is_not_finite_is_refused(recipe, tmp_path, run):
+  flags = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
+  code, _, err = run(*flags, "--config.augment.mean=(1e999,)")
+  assert code == 2
+  assert "config.augment.mean is [inf]: use finite num" in one_sentence(err)
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_that_cannot_be_written(recipe, tmp_path, run, monkeypatch):
   (tmp_path / "file").write_text("here")
   for workdir in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -1,13 +1,13 @@
 """The pictures of `inspect`, as PNG and SVG."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import math
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from flax_resnet.insight.canvas import canvas, line
 from flax_resnet.insight.mistakes import Mistakes
 from flax_resnet.insight.probe import Probe
 
@@ -27,12 +27,12 @@ def gradients(
     title: Of the picture.
     path: Without ending.
   """
-  with _figure(title, path, (1, len(panels)), sharey=True) as all_axes:
+  with canvas(title, path, (1, len(panels)), sharey=True) as all_axes:
     for axes, (name, series) in zip(all_axes, panels.items(), strict=True):
+      axes.set(title=name, yscale="log", xlabel="block (0: the stem)")
       for label, found, style in series:
         norms = [found.stem_gradient, *(b.gradient for b in found.blocks)]
-        axes.plot(range(len(norms)), norms, label=label, **style)
-      axes.set(title=name, yscale="log", xlabel="block (0: the stem)")
+        line(axes, range(len(norms)), norms, label=label, **style)
       axes.legend(frameon=False, fontsize=8)
     all_axes[0].set_ylabel("norm of the gradient of the loss")
 
@@ -41,37 +41,37 @@ def gradients_of_run(
   before: Probe, after: Probe, title: str, path: pathlib.Path
 ) -> None:
   """Draws the gradients before and after training, with those of the skips."""
-  with _figure(title, path, (1, 2), sharey=True) as all_axes:
+  with canvas(title, path, (1, 2), sharey=True) as all_axes:
     for axes, name, found in zip(
       all_axes,
       ("before training", "after training"),
       (before, after),
       strict=True,
     ):
+      axes.set(title=name, yscale="log", xlabel="block")
       numbers = range(1, len(found.blocks) + 1)
-      axes.plot(
-        numbers, [b.gradient for b in found.blocks], label="whole", color=SKIP
-      )
+      whole = [b.gradient for b in found.blocks]
+      line(axes, numbers, whole, label="whole", color=SKIP)
       if found.blocks[0].gradient_by_skips is not None:
-        axes.plot(
+        line(
+          axes,
           numbers,
           [b.gradient_by_skips for b in found.blocks],
           label="back through the skips alone",
           color=ONLY_SKIPS,
         )
-      axes.set(title=name, yscale="log", xlabel="block")
       axes.legend(frameon=False, fontsize=8)
     all_axes[0].set_ylabel("norm of the gradient of the loss")
 
 
 def residuals(series: Sequence[Series], title: str, path: pathlib.Path) -> None:
   """Draws how large F(x) is beside x, and how like x the output is."""
-  with _figure(title, path, (1, 2)) as (ratio, cosine):
+  with canvas(title, path, (1, 2)) as (ratio, cosine):
     for label, found, style in series:
       numbers = range(1, len(found.blocks) + 1)
       style = {"label": label, "marker": "o", "markersize": 3, **style}
-      ratio.plot(numbers, [b.residual for b in found.blocks], **style)
-      cosine.plot(numbers, [b.cosine for b in found.blocks], **style)
+      line(ratio, numbers, [b.residual for b in found.blocks], **style)
+      line(cosine, numbers, [b.cosine for b in found.blocks], **style)
     ratio.axhline(1, color="black", linewidth=0.6, linestyle=":")
     ratio.set(title="norm of F(x) over norm of x", xlabel="block")
     ratio.set_ylim(0, None)
@@ -81,12 +81,13 @@ def residuals(series: Sequence[Series], title: str, path: pathlib.Path) -> None:
 
 def responses(series: Sequence[Series], title: str, path: pathlib.Path) -> None:
   """Draws the standard deviations of layer responses: Fig. 7 of the paper."""
-  with _figure(title, path, (1, 2), sharey=True) as (by_place, by_size):
+  with canvas(title, path, (1, 2), sharey=True) as (by_place, by_size):
     for label, found, style in series:
       values = list(found.responses.values())
       numbers = range(1, len(values) + 1)
-      by_place.plot(numbers, values, label=label, **style)
-      by_size.plot(numbers, sorted(values, reverse=True), label=label, **style)
+      line(by_place, numbers, values, label=label, **style)
+      by_rank = np.sort(values)[::-1]
+      line(by_size, numbers, by_rank, label=label, **style)
     by_place.set(title="in the order of the layers", xlabel="layer")
     by_size.set(title="sorted by size", xlabel="layer")
     by_place.set_ylabel("standard deviation")
@@ -100,7 +101,7 @@ def confusion(
   """Draws which classes are taken for which, and the accuracy of each."""
   counts = found.confusion.sum(1, keepdims=True)
   shares = found.confusion / np.maximum(counts, 1)
-  with _figure(title, path, (1, 2), width_ratios=(3, 2)) as (matrix, bars):
+  with canvas(title, path, (1, 2), width_ratios=(3, 2)) as (matrix, bars):
     places = range(len(names))
     off = np.where(np.eye(len(names), dtype=bool), np.nan, shares)
     # One error of a few examples shall not look like many.
@@ -139,7 +140,7 @@ def confusion(
     bar.set_label("share of the row", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     accuracy = 100 * found.accuracy_by_class
-    bars.plot(accuracy, places, "o", color=SKIP)
+    bars.plot(accuracy, places, "o", color=SKIP, clip_on=False)
     bars.grid(axis="x", alpha=0.25, linewidth=0.6)
     bars.invert_yaxis()
     lowest = np.nanmin(accuracy)
@@ -154,14 +155,16 @@ def mistakes(
   shown = found.most_confident[:20]
   columns = min(5, max(1, len(shown)))
   rows = max(1, math.ceil(len(shown) / columns))
-  with _figure(title, path, (rows, columns), height=1.9 * rows + 0.5) as places:
+  with canvas(title, path, (rows, columns), height=1.9 * rows + 0.5) as places:
     for axes in places:
       axes.axis("off")
     for axes, mistake in zip(places, shown, strict=False):
+      sure = mistake.probability
+      share = f"{sure:.0%}" if math.isfinite(sure) else "not finite"
       axes.imshow(mistake.image.squeeze(), cmap="gray")
       axes.set_title(
         f"{names[mistake.label]} taken for\n{names[mistake.predicted]} "
-        f"({mistake.probability:.0%})",
+        f"({share})",
         fontsize=7,
       )
 
@@ -179,7 +182,7 @@ def curves(
     path: Without ending.
   """
   styles = colours(list(runs))
-  with _figure(title, path, (1, 2), sharey=True) as (training, evaluation):
+  with canvas(title, path, (1, 2), sharey=True) as (training, evaluation):
     for name, rows in runs.items():
       for axes, key in ((training, "train/top1"), (evaluation, "val/top1")):
         points = [(r["step"], 100 - 100 * r[key]) for r in rows if key in r]
@@ -201,34 +204,3 @@ def colours(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
   tab10 = colormaps["tab10"]
   return {name: {"color": tab10(n % 10)} for n, name in enumerate(names)}
-
-
-@contextlib.contextmanager
-def _figure(
-  title: str,
-  path: pathlib.Path,
-  grid: tuple[int, int],
-  height: float = 4.0,
-  **options: Any,
-) -> Iterator[list[Any]]:
-  """Yields the axes of a new picture, and writes it as PNG and SVG."""
-  from matplotlib import ticker
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  width = 2.1 * grid[1] if grid[1] > 3 else max(4.0 * grid[1], 8)
-  figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
-  all_axes = figure.subplots(*grid, squeeze=False, **options).ravel()
-  figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-  yield list(all_axes)
-  for axes in all_axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.title.set_fontsize(min(axes.title.get_fontsize(), 10))
-    axes.tick_params(which="both", labelsize=8)
-    if axes.get_xlabel() in ("block", "block (0: the stem)", "layer", "step"):
-      axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
-  for ending in (".png", ".svg"):
-    partial = path.with_name(f"{path.name}.partial{ending}")
-    figure.savefig(partial)
-    partial.replace(path.with_name(path.name + ending))

@@ -81,6 +81,8 @@ def find_mistakes(
           image=batch["image"][row],
         )
       )
-    found = sorted(found, key=lambda m: -m.probability)[:keep]
+    # NaN, of a network that diverged, would leave them in any order.
+    found.sort(key=lambda m: -np.nan_to_num(m.probability))
+    found = found[:keep]
     first += int(real.sum())
   return Mistakes(confusion, found)

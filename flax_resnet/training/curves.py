@@ -1,6 +1,7 @@
 """The picture of a run: loss, accuracy and learning rate by step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+import math
 import pathlib
 from typing import Any
 
@@ -43,13 +44,35 @@ def draw(rows: Rows, title: str, path: pathlib.Path) -> None:
   partial.replace(path)
 
 
+def noted(label: str, values: Iterable[float], log: bool = False) -> str:
+  """Returns a label that says what of a curve cannot be drawn.
+
+  Args:
+    label: Of the curve.
+    values: Of the curve.
+    log: Whether they are drawn on a logarithmic axis, which has no zero.
+  """
+  values = list(values)
+  missing = {"not finite": sum(not math.isfinite(v) for v in values)}
+  if log:
+    missing["zero"] = values.count(0)
+  notes = [
+    what if count == len(values) else f"{count} of {len(values)} {what}"
+    for what, count in missing.items()
+    if count
+  ]
+  return f"{label} ({', '.join(notes)})" if notes else label
+
+
 def _loss(axes, rows: Rows) -> None:
   from matplotlib import ticker
 
   _plot(axes, rows, "train/loss", 1, TRAIN, "training, as optimised")
   _plot(axes, rows, "val/loss", 1, EVAL, "evaluation")
   axes.set(title="cross-entropy loss", yscale="log")
-  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  low, high = axes.get_ylim()
+  if high < 1e4 * low:  # More decades have ticks enough.
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   axes.yaxis.set_major_formatter("{x:g}")
   axes.yaxis.set_minor_formatter(ticker.NullFormatter())
   axes.legend(frameon=False, fontsize=8)
@@ -59,8 +82,9 @@ def _top1(axes, rows: Rows) -> None:
   _plot(axes, rows, "train/top1", 100, TRAIN, "training, augmented")
   last = _plot(axes, rows, "val/top1", 100, EVAL, "evaluation")
   axes.set(title="top-1 accuracy (%)")
-  axes.legend(frameon=False, fontsize=8, loc="lower right")
+  legend = {"frameon": False, "fontsize": 8}
   if last is None:
+    axes.legend(loc="lower right", **legend)
     return
   # The first quarter of a run would flatten the rest of it.
   later = [row for row in rows if row["step"] > rows[-1]["step"] / 4]
@@ -73,6 +97,9 @@ def _top1(axes, rows: Rows) -> None:
   bottom, top = max(0.0, 100 - 1.6 * (100 - lowest)), 100.2
   axes.set_ylim(bottom, top)
   room_above = (top - last[1]) / (top - bottom)
+  axes.legend(
+    loc="upper right" if room_above > 0.6 else "lower right", **legend
+  )
   axes.annotate(
     f"{last[1]:.2f}",
     last,
@@ -99,6 +126,6 @@ def _plot(
     linewidth=1.5,
     marker="o" if len(points) < (40 if colour == EVAL else 2) else None,
     markersize=3.5,
-    label=label,
+    label=label and noted(label, (value for _, value in points)),
   )
   return points[-1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import math
 import pathlib
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import tqdm
 
-from flax_resnet.training.workdir import write_text
+from flax_resnet.training.workdir import to_json, write_text
 
 Row = dict[str, Any]
 
@@ -42,7 +43,7 @@ class Logbook:
     # It takes a second where PyTorch is installed, which it imports.
     from tensorboardX import SummaryWriter
 
-    write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+    write_text(self._path, "".join(to_json(row) + "\n" for row in self.rows))
     self._file = self._path.open("a")
     self._events = SummaryWriter(
       str(workdir / "tensorboard"),
@@ -80,7 +81,7 @@ class Logbook:
     self.rows.append(row)
     if not self._writes:
       return
-    self._file.write(json.dumps(row) + "\n")
+    self._file.write(to_json(row) + "\n")
     self._file.flush()
     for key, value in values.items():
       self._events.add_scalar(key, value, step)
@@ -123,12 +124,16 @@ class Logbook:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of a metrics.jsonl; a line cut short ends it."""
+  """Returns the rows of a metrics.jsonl; a line cut short ends it.
+
+  A number that was not finite stands there as null, and is NaN here.
+  """
   rows = []
   if path.exists():
     for line in path.read_text().splitlines():
       try:
-        rows.append(json.loads(line))
+        row = json.loads(line)
       except json.JSONDecodeError:
         break
+      rows.append({k: math.nan if v is None else v for k, v in row.items()})
   return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -13,12 +14,17 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Makes sure that a run can live in `workdir`, without writing there.
 
   Raises:
-    InputError: When it holds a run of another config, or cannot be written.
+    InputError: When it holds a run of another config, or cannot be written, or
+      when the config holds a number that is not finite.
   """
   path = workdir / "config.json"
+  plain = _plain(config)
+  for key, value in _flat(plain).items():
+    if _finite(value) != value:
+      raise InputError(f"config.{key} is {value}: use finite numbers")
   try:
     if path.exists():
-      _compare(path, json.loads(path.read_text()), _plain(config))
+      _compare(path, json.loads(path.read_text()), plain)
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise InputError(
       f"{path} is not JSON ({error}): choose another --workdir"
@@ -52,8 +58,17 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes values as indented JSON."""
-  write_text(path, json.dumps(values, indent=2) + "\n")
+  """Writes values as indented JSON; see `to_json`."""
+  write_text(path, to_json(values, indent=2) + "\n")
+
+
+def to_json(values: Any, indent: int | None = None) -> str:
+  """Returns values as JSON, with null for numbers that are not finite.
+
+  Python would write NaN and Infinity, which are not JSON: browsers, and what
+  reads JSON by its letter, refuse the whole file for one such number.
+  """
+  return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -76,6 +91,16 @@ def _compare(path: pathlib.Path, old: Any, new: Any) -> None:
       f"{', '.join(differ)}: choose another --workdir, or the same config to "
       "continue that run"
     )
+
+
+def _finite(values: Any) -> Any:
+  if isinstance(values, float) and not math.isfinite(values):
+    return None
+  if isinstance(values, Mapping):
+    return {key: _finite(value) for key, value in values.items()}
+  if isinstance(values, (list, tuple)):
+    return [_finite(value) for value in values]
+  return values
 
 
 def _plain(values: Any) -> Any:

@@ -5,7 +5,6 @@ key of the recipe, such as --config.data.data_dir or --config.augment.mean.
 """
 
 import argparse
-import json
 import math
 import pathlib
 
@@ -27,6 +26,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   from flax_resnet import sharding
   from flax_resnet.training import evaluation
   from flax_resnet.training import run as runs
+  from flax_resnet.training.workdir import to_json
   from flax_resnet.weights import pretrained
 
   config, weights = _what(flags, overrides)
@@ -53,7 +53,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   )
   low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
   if flags.json:
-    print(json.dumps({**result, "val/top1_interval": [low, high]}))
+    print(to_json({**result, "val/top1_interval": [low, high]}))
     return
   data = config["data"]
   print(

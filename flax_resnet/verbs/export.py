@@ -4,7 +4,7 @@ OUT has the weights inside and leaves the batch size open. It takes normalised
 images float32 [b, h, w, c], or with --pixels uint8 [b, h, w, c] as they come
 out of the resize, and gives logits. An OUT that ends in .onnx is ONNX (needs
 pip install 'flax_resnet[onnx]'); any other is StableHLO for CPU, NVIDIA GPU and
-TPU, which JAX runs alone:
+TPU, which runs where only jax and flatbuffers are installed:
 
     from jax import export
     network = export.deserialize(bytearray(open("OUT", "rb").read()))

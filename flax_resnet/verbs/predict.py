@@ -7,7 +7,6 @@ file it is ImageNet's: the short side resized to 256 pixels, the central 224.
 """
 
 import argparse
-import json
 
 from flax_resnet.training.schema import InputError, wrong_input
 from flax_resnet.verbs import network
@@ -29,6 +28,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Prints the most probable classes of every image."""
   del overrides
   from flax_resnet.predictor import find_images
+  from flax_resnet.training.workdir import to_json
 
   for flag in ("top", "batch_size"):
     if getattr(flags, flag) < 1:
@@ -51,7 +51,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
         for label in best
       ]
       if flags.json:
-        print(json.dumps({"image": str(path), "classes": rows}), flush=True)
+        print(to_json({"image": str(path), "classes": rows}), flush=True)
         continue
       print(path)
       for row in rows:

@@ -111,6 +111,60 @@ def test_runs_are_compared(run, config, tmp_path, mesh):
     is_picture(tmp_path / "out" / f"inspect_{name}.png")
 
 
+def strict_json(path):
+  """Returns what a reader finds who takes JSON by its letter."""
+
+  def refuse(token):
+    raise AssertionError(f"{token} is not JSON")
+
+  return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def diverged(config, tmp_path, mesh):
+  """A run at a rate at which its parameters end as NaN."""
+  config.model.norm = "none"
+  config.optim.learning_rate = 1e10
+  train(config, tmp_path / "diverged", mesh)
+  return tmp_path / "diverged"
+
+
+def test_what_is_not_finite_is_null_and_said_in_the_pictures(
+  run, config, diverged, tmp_path, mesh
+):
+  config.optim.learning_rate = 1e-3
+  train(config, tmp_path / "sound", mesh)
+  code, _, err = run(
+    *("inspect", "--workdir", tmp_path / "sound", diverged),
+    *("--out", tmp_path / "out", "--images", 32),
+  )
+  assert (code, err) == (0, "")
+  runs = strict_json(tmp_path / "out" / "inspect.json")["runs"]
+  assert runs["diverged"]["after"]["blocks"][0]["gradient"] is None
+  assert runs["sound"]["after"]["blocks"][0]["gradient"] > 0
+  for name in ("gradients", "residuals", "responses"):
+    text = (tmp_path / "out" / f"inspect_{name}.svg").read_text()
+    assert "<!-- diverged (not finite) -->" in text, name
+    assert "sound (" not in text, name
+
+
+def test_a_diverged_run_is_inspected(run, diverged):
+  code, _, err = run("inspect", "--workdir", diverged, "--images", 32)
+  assert (code, err) == (0, "")
+  report = strict_json(diverged / "inspect.json")
+  assert report["after"]["blocks"][0]["gradient"] is None
+  for name, label in (
+    ("gradients", "whole"),
+    ("residuals", "after training"),
+    ("responses", "after training"),
+  ):
+    text = (diverged / f"inspect_{name}.svg").read_text()
+    assert f"<!-- {label} (not finite) -->" in text, name
+  text = (diverged / "inspect_mistakes.svg").read_text()
+  assert "(not finite) -->" in text
+  assert "nan%" not in text
+
+
 def test_plain_runs_alone_have_no_residuals(run, config, tmp_path, mesh):
   config.model.shortcut = "none"
   config.log_every = 100  # No row of training: curves of evaluations alone.
