@@ -79,7 +79,7 @@ class RecordReader:
       ImageError: At a broken image, if that is to stop; with its name.
     """
     batch = room(self.image_shape, len(indices))
-    for row, (index, rng) in enumerate(zip(indices, rngs, strict=False)):
+    for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
       for key, value in self._example(int(index), rng).items():
         batch[key][row] = value
     return batch
