@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import math
 import pathlib
+import textwrap
 from typing import Any
 
 from flax_resnet.training.curves import noted
@@ -46,7 +47,10 @@ def canvas(
   figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   all_axes = figure.subplots(*grid, squeeze=False, **options).ravel()
-  figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+  lines = [textwrap.fill(line, 95) for line in title.splitlines()]
+  figure.suptitle(
+    "\n".join(lines), fontsize=11, fontweight="bold", x=0.01, ha="left"
+  )
   yield list(all_axes)
   for axes in all_axes:
     axes.spines[["top", "right"]].set_visible(False)

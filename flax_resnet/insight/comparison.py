@@ -105,9 +105,12 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def _where(rows: Collection[Row]) -> str:
-  """Returns the data sets and the steps of runs, for titles."""
-  data, steps = sorted({r.data for r in rows}), sorted({r.step for r in rows})
-  return f"{', '.join(data)}, step {', '.join(map(str, steps))}"
+  """Returns the networks, data sets and steps of runs, for titles."""
+  models, data, steps = (
+    ", ".join(map(str, sorted(set(values))))
+    for values in zip(*((r.model, r.data, r.step) for r in rows), strict=True)
+  )
+  return f"{models} on {data}, step {steps}"
 
 
 def _draw(
@@ -119,7 +122,7 @@ def _draw(
 ) -> list[str]:
   """Writes the pictures and returns their names."""
   colours = figures.colours(list(metrics))
-  figures.curves(metrics, f"Errors by step: {where}", out / "inspect_curves")
+  figures.curves(metrics, f"Errors by step\n{where}", out / "inspect_curves")
   figures.gradients(
     {
       "before training": [
@@ -129,20 +132,20 @@ def _draw(
         (name, found, colours[name]) for name, found in after.items()
       ],
     },
-    f"Does the gradient reach the first blocks? {where}",
+    f"Does the gradient reach the first blocks?\n{where}",
     out / "inspect_gradients",
   )
   series = [(name, found, colours[name]) for name, found in after.items()]
   figures.responses(
     series,
-    f"How strongly do layers respond? {where}",
+    f"How strongly do layers respond?\n{where}",
     out / "inspect_responses",
   )
   skips = [each for each in series if each[1].has_skips]
   if skips:
     figures.residuals(
       skips,
-      f"Is F(x) a small correction of x? {where}",
+      f"Is F(x) a small correction of x?\n{where}",
       out / "inspect_residuals",
     )
   return [

@@ -108,6 +108,8 @@ def test_runs_are_compared(run, config, tmp_path, mesh):
   assert more == 4 * 8 + 2 * 8 + 8 * 8 + 2 * 8
   for name in ("curves", "gradients", "residuals", "responses"):
     assert f"inspect_{name}.svg" in out
+    picture = (tmp_path / "out" / f"inspect_{name}.svg").read_text()
+    assert "cifar_resnet8 on digits, step 4" in picture  # Of its title.
     is_picture(tmp_path / "out" / f"inspect_{name}.png")
 
 
