@@ -116,7 +116,7 @@ class Dataset:
   Attributes:
     train: The split to train on.
     eval: The split to evaluate on.
-    image_shape: [h, w, c] of every image.
+    image_shape: [h, w, c] of every image that is trained on.
     class_names: By label.
   """
 

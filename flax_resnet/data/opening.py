@@ -27,6 +27,7 @@ def load(
   root: str | None = None,
   split_seed: int = 0,
   on_error: OnError = "stop",
+  eval_image_size: int | None = None,
   crop_scale: Sequence[float] = (0.08, 1.0),
   policy: policies.PolicyName | None = None,
   policy_magnitude: float | None = None,
@@ -43,7 +44,7 @@ def load(
     data_dir: Where TFDS sets are; None for TFDS's own default.
     train_split: In TFDS's notation: "train", "train[:90%]".
     eval_split: Likewise.
-    image_size: Height and width that images are brought to.
+    image_size: Height and width that images are brought to in training.
     random_resized_crop: Train on random parts of the images, as on ImageNet;
       else on all of them.
     center_crop_fraction: Evaluate on this central share of the short side.
@@ -56,6 +57,9 @@ def load(
     split_seed: Of the order of a folder that parts of it are taken of.
     on_error: What to do about a broken image: "stop" with its name; or "skip":
       train on the next one in its place, evaluate without it.
+    eval_image_size: That of evaluation; None for `image_size`. Random parts
+      show things larger than they are, so that a network trained on few pixels
+      is best tested on more (Touvron et al. 2019, arXiv:1906.06423).
     crop_scale: Range of a random part's share of the area.
     policy: Random operations after the crop, see `policies.make_policy`; None
       for none.
@@ -71,6 +75,7 @@ def load(
   """
   _check(
     image_size=image_size,
+    eval_image_size=eval_image_size,
     center_crop_fraction=center_crop_fraction,
     crop_scale=crop_scale,
     num_threads=num_threads,
@@ -89,7 +94,8 @@ def load(
     )
   channels = train.channels
   whole = transforms.center_crop(channels, image_size)
-  part = transforms.center_crop(channels, image_size, center_crop_fraction)
+  eval_size = eval_image_size or image_size
+  part = transforms.center_crop(channels, eval_size, center_crop_fraction)
   if random_resized_crop:
     low, high = crop_scale
     whole = transforms.random_resized_crop(channels, image_size, (low, high))
@@ -116,7 +122,12 @@ def load(
     ),
     Split(
       evaluation,
-      RecordReader(evaluation, part, shape, "leave_out" if skip else "stop"),
+      RecordReader(
+        evaluation,
+        part,
+        (eval_size, eval_size, channels),
+        "leave_out" if skip else "stop",
+      ),
       workers,
       skips=skip,
     ),
@@ -129,12 +140,17 @@ def load(
 def _check(
   *,
   image_size: int,
+  eval_image_size: int | None,
   center_crop_fraction: float,
   crop_scale: Sequence[float],
   **counts: int,
 ) -> None:
   if image_size < 1:
     raise ValueError(f"image_size is {image_size}: use 1 or more")
+  if eval_image_size is not None and eval_image_size < 1:
+    raise ValueError(
+      f"eval_image_size is {eval_image_size}: use 1 or more, or None"
+    )
   if not 0 < center_crop_fraction <= 1:
     raise ValueError(
       f"center_crop_fraction is {center_crop_fraction}: use more than 0, at "

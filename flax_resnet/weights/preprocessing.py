@@ -28,7 +28,7 @@ class Preprocessing:
     """Returns how a run evaluates, from its config."""
     data, augment = config["data"], config["augment"]
     return cls(
-      image_size=data["image_size"],
+      image_size=data.get("eval_image_size") or data["image_size"],
       crop_fraction=data["center_crop_fraction"],
       interpolation="bilinear",
       mean=tuple(augment["mean"]),

@@ -153,6 +153,25 @@ def test_synthetic_images_need_nothing():
   np.testing.assert_array_equal(batch["image"], again["image"])
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluation_may_be_of_another_size(shapes_dir, in_memory):
+  shapes = load(
+    "shapes",
+    data_dir=shapes_dir,
+    eval_split="train",
+    num_classes=2,
+    image_size=16,
+    eval_image_size=24,
+    in_memory=in_memory,
+  )
+  assert shapes.image_shape == (16, 16, 3)
+  train = next(shapes.train.train_batches(batch_size=5, seed=0))
+  assert train["image"].shape == (5, 16, 16, 3)
+  evaluated = list(shapes.eval.eval_batches(batch_size=4))
+  assert {batch["image"].shape for batch in evaluated} == {(4, 24, 24, 3)}
+  assert sum(batch["mask"].sum() for batch in evaluated) == 10
+
+
 def test_a_policy_comes_after_the_crop_and_only_in_training(data_dir):
   """Not on what is kept in memory once: it is drawn anew for each place."""
   arguments = {"data_dir": data_dir, "image_size": 16}
@@ -192,6 +211,7 @@ def test_a_policy_comes_after_the_crop_and_only_in_training(data_dir):
     ("shapes", {"num_classes": 5}, ValueError, "2 classes and the model 5"),
     ("synthetic", {"train_split": "dev"}, ValueError, "no split 'dev'"),
     ("synthetic", {"image_size": 0}, ValueError, "image_size is 0"),
+    ("synthetic", {"eval_image_size": 0}, ValueError, "eval_image_size is 0"),
     ("synthetic", {"num_threads": -1}, ValueError, "num_threads is -1"),
     (
       "synthetic",

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import flax_resnet as fr
 from flax_resnet.weights import files, hub, load_pretrained, WeightsError
+from flax_resnet.weights.preprocessing import Preprocessing
 from tests.weights import cases
 
 CASE = cases.CASES["cifar_resnet20"]
@@ -258,3 +259,10 @@ def test_a_name_that_cannot_be_one():
   with pytest.raises(WeightsError, match="cannot be read") as caught:
     load_pretrained("hf-hub:../../etc/passwd")
   assert "\n" not in str(caught.value)
+
+
+def test_a_run_expects_images_as_it_evaluates_them(config):
+  found = config.to_dict()
+  assert Preprocessing.of_run(found).image_size == 8
+  found["data"]["eval_image_size"] = 12
+  assert Preprocessing.of_run(found).image_size == 12
