@@ -27,8 +27,8 @@ def make_loss(
       by itself whether it is there, see `binary_cross_entropy`.
     target_threshold: Of "binary_cross_entropy": a class of which an image has
       more than this share is wholly there, any other not at all. None to take
-      shares as they are. As timm's; 0.2 trained A2 and A3 of "ResNet strikes
-      back", where a mixed image is of both of its classes.
+      shares as they are. As timm's; with 0.2, as in commands that repeat A2 of
+      "ResNet strikes back", a mixed image is of both of its classes.
 
   Raises:
     ValueError: When a number is not a share, or undoes another.
@@ -57,7 +57,7 @@ def binary_cross_entropy(
 ) -> Float[Array, " b"]:
   """Returns the mean over classes of their binary cross-entropies, in nats.
 
-  Wightman et al. 2021, section 2.1, https://arxiv.org/abs/2110.00476. The mean,
+  Wightman et al. 2021, https://arxiv.org/abs/2110.00476. The mean,
   and not the sum, is what their code (timm's `BinaryCrossEntropy`) takes.
   """
   return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)

@@ -32,6 +32,10 @@ class Recipe:
     keep_checkpoints: How many of the latest to keep, besides the best.
     init_from: Weights to start from, all that `weights.load_pretrained` takes;
       None to draw them. See `warm_start.warm_start`.
+    ema_decay: Share of the old that an average of parameters and running
+      statistics keeps; evaluation takes the average. 0 for none. See
+      `averaging.follow`.
+    ema_every: Steps between two updates of this average.
     freeze_trunk: Whether the head alone is trained, on a trunk that works as in
       evaluation: running statistics, no dropout, no stochastic depth.
     model: Arguments of `models.create_model`.
@@ -55,6 +59,8 @@ class Recipe:
   checkpoint_every: int
   keep_checkpoints: int
   init_from: str | None = None
+  ema_decay: float = 0.0
+  ema_every: int = 1
   freeze_trunk: bool = False
   model: Mapping[str, Any]
   data: Mapping[str, Any]
@@ -72,8 +78,13 @@ class Recipe:
       "log_every",
       "eval_every",
       "checkpoint_every",
+      "ema_every",
     ):
       _at_least_1(name, getattr(self, name))
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(
+        f"ema_decay is {self.ema_decay}: use 0 or more, less than 1"
+      )
     if (self.num_epochs is None) == (self.num_steps is None):
       raise ValueError(
         f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "

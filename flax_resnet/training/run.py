@@ -108,6 +108,7 @@ class Run:
       self.optimizer,
       self.dataset.image_shape,
       self.recipe.seed,
+      averaged=self.recipe.ema_decay > 0,
       freeze_trunk=self.recipe.freeze_trunk,
     )
     return jax.device_put(state, sharding.replicated(self.mesh))
@@ -177,6 +178,12 @@ class Run:
       lines.append(
         f"the head alone is trained: {head:,} of {count_parameters(state):,} "
         "parameters"
+      )
+    if self.recipe.ema_decay:
+      lines.append(
+        "evaluation takes the moving average of parameters and running "
+        f"statistics: it keeps {self.recipe.ema_decay:g} of itself every "
+        + _steps(self.recipe.ema_every)
       )
     if state.step:
       lines.append(f"continues after step {int(state.step)}")
@@ -259,11 +266,17 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       seed=recipe.seed,
       mesh=mesh,
       steps_per_call=recipe.steps_per_call,
+      ema_decay=recipe.ema_decay,
+      ema_every=recipe.ema_every,
       freeze_trunk=recipe.freeze_trunk,
     ),
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
     normalize=prepared,
   )
+
+
+def _steps(number: int) -> str:
+  return "step" if number == 1 else f"{number:,} steps"
 
 
 def _this_host() -> dict[str, int]:

@@ -9,8 +9,8 @@ import optax
 from flax_resnet import sharding
 from flax_resnet.data.augment import Augment, Normalize
 from flax_resnet.models import operations, ResNet
-from flax_resnet.training import losses, metrics, resident
-from flax_resnet.training.state import trained_part, TrainState
+from flax_resnet.training import averaging, losses, metrics, resident
+from flax_resnet.training.state import AveragedState, trained_part, TrainState
 
 Batch = dict[str, jax.Array]
 TrainStep = jax.stages.Wrapped  # (state, batch) -> state; or (state, call)
@@ -26,6 +26,8 @@ def make_train_step(
   seed: int,
   mesh: Mesh,
   steps_per_call: int = 1,
+  ema_decay: float = 0.0,
+  ema_every: int = 1,
   freeze_trunk: bool = False,
 ) -> TrainStep:
   """Returns the jitted update; it takes the state's memory (donation).
@@ -57,13 +59,23 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
-    return TrainState(
+    state = state.replace(
       step=state.step + 1,
       params={**state.params, **trained},
       batch_stats=batch_stats,
       opt_state=opt_state,
       sums=metrics.add(state.sums, new),
     )
+    if isinstance(state, AveragedState):
+      average = averaging.follow(
+        state.average,
+        state.variables,
+        state.step,
+        decay=ema_decay,
+        every=ema_every,
+      )
+      state = state.replace(average=average)
+    return state
 
   return jax.jit(
     train_step if steps_per_call == 1 else resident.repeat(train_step, mesh),
@@ -82,7 +94,7 @@ def make_eval_step(
     state: TrainState, total: metrics.Sums, batch: Batch
   ) -> metrics.Sums:
     images = normalize(batch["image"])
-    logits = cast(jax.Array, model.apply(state.variables, images, train=False))
+    logits = cast(jax.Array, model.apply(state.evaluated, images, train=False))
     each = losses.cross_entropy(logits, batch["label"])
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return metrics.add(total, new)
