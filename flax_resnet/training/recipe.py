@@ -20,6 +20,9 @@ class Recipe:
   Attributes:
     seed: Of parameters, order and augmentation: 0 to 2^32 - 1.
     batch_size: Examples of a step, on all devices together.
+    accumulate: Parts in which the gradient of a step is computed, one after the
+      other, for a batch that does not fit into memory: it is that of the whole
+      batch. BatchNorm needs `model.norm_group_size` then.
     eval_batch_size: Examples that are evaluated at a time.
     num_epochs: Length of the run, or None.
     num_steps: Length of the run, or None; one of the two is given.
@@ -50,6 +53,7 @@ class Recipe:
 
   seed: int
   batch_size: int
+  accumulate: int = 1
   eval_batch_size: int
   num_epochs: int | None
   num_steps: int | None
@@ -71,9 +75,11 @@ class Recipe:
   def __post_init__(self):
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed is {self.seed}: use 0 to {2**32 - 1}")
-    for name in ("batch_size", "eval_batch_size", "keep_checkpoints"):
-      _at_least_1(name, getattr(self, name))
     for name in (
+      "batch_size",
+      "accumulate",
+      "eval_batch_size",
+      "keep_checkpoints",
       "steps_per_call",
       "log_every",
       "eval_every",
