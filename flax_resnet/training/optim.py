@@ -6,8 +6,8 @@ from typing import Any, Literal
 import jax
 import optax
 
-from flax_resnet.training import schedules
-from flax_resnet.training.layerwise import by_layer, decayed, trust_ratio
+from flax_resnet.training import layerwise, schedules
+from flax_resnet.training.layerwise import decayed
 from flax_resnet.training.schedules import check_range
 
 
@@ -38,7 +38,7 @@ def make_optimizer(
   Args:
     num_steps: Of the whole run.
     name: "sgd" is that of the ResNet papers, see `sgd`; "muon" learns more from
-      few epochs, see `muon`; for the others see `adamw`, `lamb` and `lars`.
+      few epochs, see `muon`; the others are of `layerwise`.
     learning_rate: At the peak.
     schedule: "cosine" falls along half a wave (Loshchilov & Hutter 2017);
       "step" multiplies by `decay_rate` at each of `boundaries`; "polynomial"
@@ -85,13 +85,13 @@ def make_optimizer(
     power=power,
     final_rate=final_rate,
   )
-  if name == "adamw":
-    optimizer = adamw(rate, betas, weight_decay, 1e-8 if eps is None else eps)
-  elif name == "lamb":
-    optimizer = lamb(rate, betas, weight_decay, 1e-6 if eps is None else eps)
+  own_eps = {} if eps is None else {"eps": eps}
+  if name in ("adamw", "lamb"):
+    make = {"adamw": layerwise.adamw, "lamb": layerwise.lamb}[name]
+    optimizer = make(rate, betas, weight_decay, **own_eps)
   elif name == "lars":
-    optimizer = lars(
-      rate, momentum, nesterov, weight_decay, trust_coefficient, eps or 0.0
+    optimizer = layerwise.lars(
+      rate, momentum, nesterov, weight_decay, trust_coefficient, **own_eps
     )
   else:
     make = {"sgd": sgd, "muon": muon}[name]
@@ -140,72 +140,6 @@ def muon(
     ),
     optax.add_decayed_weights(weight_decay, mask=decayed),
     optax.scale_by_learning_rate(rate),
-  )
-
-
-def adamw(
-  rate: optax.Schedule,
-  betas: Sequence[float],
-  weight_decay: float,
-  eps: float = 1e-8,
-) -> optax.GradientTransformation:
-  """Returns Adam with decoupled weight decay, as PyTorch has it.
-
-  Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101. A step takes
-  `rate * weight_decay` of a kernel.
-  """
-  first, second = betas
-  return by_layer(
-    optax.adamw(
-      rate, first, second, eps, weight_decay=weight_decay, mask=decayed
-    )
-  )
-
-
-def lamb(
-  rate: optax.Schedule,
-  betas: Sequence[float],
-  weight_decay: float,
-  eps: float = 1e-6,
-) -> optax.GradientTransformation:
-  """Returns LAMB as timm has it, which trained "ResNet strikes back".
-
-  You et al. 2020, https://arxiv.org/abs/1904.00962; Wightman et al. 2021,
-  https://arxiv.org/abs/2110.00476. Unlike `optax.lamb`, scales and biases are
-  not scaled by their norms; timm's also has `clip_norm=1.0`.
-  """
-  first, second = betas
-  return by_layer(
-    optax.chain(
-      optax.scale_by_adam(first, second, eps),
-      optax.add_decayed_weights(weight_decay, mask=decayed),
-      trust_ratio(),
-      optax.scale_by_learning_rate(rate),
-    )
-  )
-
-
-def lars(
-  rate: optax.Schedule,
-  momentum: float,
-  nesterov: bool,
-  weight_decay: float,
-  trust_coefficient: float = 0.001,
-  eps: float = 0.0,
-) -> optax.GradientTransformation:
-  """Returns LARS; scales and biases get SGD without weight decay, as in MLPerf.
-
-  You et al. 2017, https://arxiv.org/abs/1708.03888. As in `optax.lars`, a
-  kernel's norm is divided by that of gradient plus decay, where the paper adds
-  the norms of the two.
-  """
-  return by_layer(
-    optax.chain(
-      optax.add_decayed_weights(weight_decay, mask=decayed),
-      trust_ratio(trust_coefficient, eps),
-      optax.scale_by_learning_rate(rate),
-      optax.trace(momentum, nesterov),
-    )
   )
 
 
