@@ -87,6 +87,11 @@ def split_by_batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
 
+def split_by_part(mesh: Mesh) -> NamedSharding:
+  """Every device holds a share of each part of a batch: [parts, b, ...]."""
+  return NamedSharding(mesh, PartitionSpec(None, BATCH_AXIS))
+
+
 def shard_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:

@@ -178,7 +178,7 @@ def _probabilities(trained: Trained) -> Callable[..., jax.Array]:
     logits = run.model.apply(variables, run.normalize(pixels), train=False)
     return jax.nn.softmax(cast(jax.Array, logits))
 
-  return functools.partial(probabilities, trained.after.variables)
+  return functools.partial(probabilities, trained.after.evaluated)
 
 
 def _style(label: str) -> dict[str, Any]:

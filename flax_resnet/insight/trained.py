@@ -73,7 +73,7 @@ class Trained:
     batch = next(batches)
     images = self.run.normalize(jnp.asarray(batch["image"]))
     labels = jnp.asarray(batch["label"])
-    states = [self.before.variables, self.after.variables]
+    states = [self.before.variables, self.after.evaluated]
     before, after = probe_each(self.run.model, states, images, labels)
     return before, after
 

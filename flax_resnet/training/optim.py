@@ -1,25 +1,34 @@
-"""SGD with Nesterov momentum or Muon, weight decay and a schedule."""
+"""Optimizers of the published recipes, with weight decay and a schedule."""
 
 from collections.abc import Sequence
-import math
 from typing import Any, Literal
 
 import jax
 import optax
 
+from flax_resnet.training import layerwise, schedules
+from flax_resnet.training.layerwise import decayed
+from flax_resnet.training.schedules import check_range
+
 
 def make_optimizer(
   num_steps: int,
   *,
-  name: Literal["sgd", "muon"],
+  name: Literal["sgd", "muon", "adamw", "lamb", "lars"],
   learning_rate: float,
-  schedule: Literal["cosine", "step"],
+  schedule: schedules.Name,
   warmup: float,
   boundaries: Sequence[float],
   decay_rate: float,
   momentum: float,
   nesterov: bool,
   weight_decay: float,
+  power: float = 2.0,
+  final_rate: float = 0.0,
+  betas: Sequence[float] = (0.9, 0.999),
+  eps: float | None = None,
+  trust_coefficient: float = 0.001,
+  clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns an optimizer and its learning rate by step.
 
@@ -29,39 +38,67 @@ def make_optimizer(
   Args:
     num_steps: Of the whole run.
     name: "sgd" is that of the ResNet papers, see `sgd`; "muon" learns more from
-      few epochs, see `muon`.
+      few epochs, see `muon`; the others are of `layerwise`.
     learning_rate: At the peak.
-    schedule: "cosine" falls to 0 along half a wave (Loshchilov & Hutter 2017);
-      "step" multiplies by `decay_rate` at each of `boundaries`.
+    schedule: "cosine" falls along half a wave (Loshchilov & Hutter 2017);
+      "step" multiplies by `decay_rate` at each of `boundaries`; "polynomial"
+      falls as the `power` of the time that is left, as MLPerf's LARS does with
+      2; "one_cycle" rises and falls along straight lines, the peak being at
+      `warmup` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120; as in fast
+      CIFAR-10 recipes, the momentum stays as it is).
     warmup: Share of the run in which the rate rises linearly from 0.
     boundaries: Shares of the run, of "step".
     decay_rate: Of "step".
-    momentum: 0 for none.
+    momentum: 0 for none; "adamw" and "lamb" have `betas` instead.
     nesterov: Whether the momentum is Nesterov's.
-    weight_decay: Factor of the parameters that `decayed` marks.
+    weight_decay: Factor of the parameters that `layerwise.decayed` marks.
+    power: Of "polynomial".
+    final_rate: Share of `learning_rate` to which all but "step" fall.
+    betas: Of the means of gradients and of their squares; "adamw" and "lamb".
+    eps: Added to a divisor; None for that of the optimizer's authors.
+    trust_coefficient: Of "lars".
+    clip_norm: Longest gradient, over all parameters together, that is not
+      shortened to this length (Pascanu et al. 2013); 0 for no limit.
 
   Raises:
     ValueError: For a number out of its range.
   """
-  _check("learning_rate", learning_rate, learning_rate > 0, "more than 0")
-  _check("warmup", warmup, 0 <= warmup < 1, "a share of the run, 0 to 1")
-  for boundary in boundaries:
-    _check("boundaries", boundary, 0 < boundary < 1, "shares of the run")
-  _check("decay_rate", decay_rate, 0 < decay_rate <= 1, "a factor up to 1")
-  _check("momentum", momentum, 0 <= momentum < 1, "0 or more, less than 1")
-  _check("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
-
-  rise = round(warmup * num_steps)
-  if schedule == "cosine":
-    rate = optax.cosine_decay_schedule(learning_rate, num_steps - rise)
+  check_range("momentum", momentum, 0 <= momentum < 1, "0 or more, less than 1")
+  check_range("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
+  if len(betas) != 2:
+    raise ValueError(f"betas has {len(betas)} numbers: use 2")
+  for beta in betas:
+    check_range("betas", beta, 0 <= beta < 1, "numbers from 0 to less than 1")
+  if eps is not None:
+    check_range("eps", eps, eps >= 0, "0 or more, or None")
+  check_range(
+    "trust_coefficient", trust_coefficient, trust_coefficient > 0, "more than 0"
+  )
+  check_range("clip_norm", clip_norm, clip_norm >= 0, "0 or more")
+  rate = schedules.make_schedule(
+    num_steps,
+    name=schedule,
+    peak=learning_rate,
+    warmup=warmup,
+    boundaries=boundaries,
+    decay_rate=decay_rate,
+    power=power,
+    final_rate=final_rate,
+  )
+  own_eps = {} if eps is None else {"eps": eps}
+  if name in ("adamw", "lamb"):
+    make = {"adamw": layerwise.adamw, "lamb": layerwise.lamb}[name]
+    optimizer = make(rate, betas, weight_decay, **own_eps)
+  elif name == "lars":
+    optimizer = layerwise.lars(
+      rate, momentum, nesterov, weight_decay, trust_coefficient, **own_eps
+    )
   else:
-    steps = {round(b * num_steps) - rise: decay_rate for b in boundaries}
-    rate = optax.piecewise_constant_schedule(learning_rate, steps)
-  if rise:
-    warm = optax.linear_schedule(0.0, learning_rate, rise)
-    rate = optax.join_schedules([warm, rate], [rise])
-  make = {"sgd": sgd, "muon": muon}[name]
-  return make(rate, momentum, nesterov, weight_decay), rate
+    make = {"sgd": sgd, "muon": muon}[name]
+    optimizer = make(rate, momentum, nesterov, weight_decay)
+  if clip_norm:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+  return optimizer, rate
 
 
 def sgd(
@@ -111,13 +148,3 @@ def _as_matrices(kernels: Any) -> Any:
     reduction_axis=(0, 1, 2), output_axis=3
   )
   return jax.tree.map(lambda _: matrix, kernels)
-
-
-def _check(name: str, value: float, holds: bool, wanted: str) -> None:
-  if not holds or not math.isfinite(value):
-    raise ValueError(f"{name} is {value}: use {wanted}")
-
-
-def decayed(params: Any) -> Any:
-  """Marks the kernels; scales and biases are not decayed (Goyal et al.)."""
-  return jax.tree.map(lambda p: p.ndim > 1, params)

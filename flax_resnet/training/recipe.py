@@ -20,6 +20,9 @@ class Recipe:
   Attributes:
     seed: Of parameters, order and augmentation: 0 to 2^32 - 1.
     batch_size: Examples of a step, on all devices together.
+    accumulate: Parts in which the gradient of a step is computed, one after the
+      other, for a batch that does not fit into memory: it is that of the whole
+      batch. BatchNorm needs `model.norm_group_size` then.
     eval_batch_size: Examples that are evaluated at a time.
     num_epochs: Length of the run, or None.
     num_steps: Length of the run, or None; one of the two is given.
@@ -32,6 +35,10 @@ class Recipe:
     keep_checkpoints: How many of the latest to keep, besides the best.
     init_from: Weights to start from, all that `weights.load_pretrained` takes;
       None to draw them. See `warm_start.warm_start`.
+    ema_decay: Share of the old that an average of parameters and running
+      statistics keeps; evaluation takes the average. 0 for none. See
+      `averaging.follow`.
+    ema_every: Steps between two updates of this average.
     freeze_trunk: Whether the head alone is trained, on a trunk that works as in
       evaluation: running statistics, no dropout, no stochastic depth.
     model: Arguments of `models.create_model`.
@@ -46,6 +53,7 @@ class Recipe:
 
   seed: int
   batch_size: int
+  accumulate: int = 1
   eval_batch_size: int
   num_epochs: int | None
   num_steps: int | None
@@ -55,6 +63,8 @@ class Recipe:
   checkpoint_every: int
   keep_checkpoints: int
   init_from: str | None = None
+  ema_decay: float = 0.0
+  ema_every: int = 1
   freeze_trunk: bool = False
   model: Mapping[str, Any]
   data: Mapping[str, Any]
@@ -65,15 +75,22 @@ class Recipe:
   def __post_init__(self):
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed is {self.seed}: use 0 to {2**32 - 1}")
-    for name in ("batch_size", "eval_batch_size", "keep_checkpoints"):
-      _at_least_1(name, getattr(self, name))
     for name in (
+      "batch_size",
+      "accumulate",
+      "eval_batch_size",
+      "keep_checkpoints",
       "steps_per_call",
       "log_every",
       "eval_every",
       "checkpoint_every",
+      "ema_every",
     ):
       _at_least_1(name, getattr(self, name))
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(
+        f"ema_decay is {self.ema_decay}: use 0 or more, less than 1"
+      )
     if (self.num_epochs is None) == (self.num_steps is None):
       raise ValueError(
         f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "

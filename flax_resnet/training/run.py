@@ -18,7 +18,7 @@ from flax_resnet.data.augment import make_augment, Normalize
 from flax_resnet.data.pipeline import Batch
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.layers import at_least_float32
-from flax_resnet.training import metrics, resident, steps
+from flax_resnet.training import accumulation, metrics, resident, steps
 from flax_resnet.training.losses import make_loss
 from flax_resnet.training.optim import make_optimizer
 from flax_resnet.training.recipe import Recipe
@@ -108,6 +108,7 @@ class Run:
       self.optimizer,
       self.dataset.image_shape,
       self.recipe.seed,
+      averaged=self.recipe.ema_decay > 0,
       freeze_trunk=self.recipe.freeze_trunk,
     )
     return jax.device_put(state, sharding.replicated(self.mesh))
@@ -178,6 +179,17 @@ class Run:
         f"the head alone is trained: {head:,} of {count_parameters(state):,} "
         "parameters"
       )
+    if (parts := self.recipe.accumulate) > 1:
+      lines.append(
+        f"a step adds up the gradients of {parts} parts of "
+        f"{self.recipe.batch_size // parts} examples"
+      )
+    if self.recipe.ema_decay:
+      lines.append(
+        "evaluation takes the moving average of parameters and running "
+        f"statistics: it keeps {self.recipe.ema_decay:g} of itself every "
+        + _steps(self.recipe.ema_every)
+      )
     if state.step:
       lines.append(f"continues after step {int(state.step)}")
     return "\n".join(lines)
@@ -210,6 +222,14 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     raise InputError(
       f"config.model.norm_group_size is {model.norm_group_size}, which does "
       f"not divide config.batch_size {recipe.batch_size}: use a divisor of it"
+    )
+  with wrong_input("config"):
+    group_size = accumulation.kept_together(
+      model,
+      recipe.batch_size,
+      recipe.accumulate,
+      mesh,
+      frozen=recipe.freeze_trunk,
     )
   dataset = build(
     "config.data", load, recipe.data, num_classes=model.num_classes
@@ -259,11 +279,19 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       seed=recipe.seed,
       mesh=mesh,
       steps_per_call=recipe.steps_per_call,
+      accumulate=recipe.accumulate,
+      group_size=group_size,
+      ema_decay=recipe.ema_decay,
+      ema_every=recipe.ema_every,
       freeze_trunk=recipe.freeze_trunk,
     ),
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
     normalize=prepared,
   )
+
+
+def _steps(number: int) -> str:
+  return "step" if number == 1 else f"{number:,} steps"
 
 
 def _this_host() -> dict[str, int]:

@@ -1,6 +1,7 @@
 """All that a training run carries from one step to the next."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from flax import struct
 import jax
@@ -10,7 +11,7 @@ import optax
 
 from flax_resnet.models import ResNet
 from flax_resnet.models.start import initial_variables
-from flax_resnet.training import metrics
+from flax_resnet.training import averaging, metrics
 
 
 class TrainState(struct.PyTreeNode):
@@ -35,8 +36,39 @@ class TrainState(struct.PyTreeNode):
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `model.apply` takes."""
+    """What is trained, as `model.apply` takes it."""
     return {"params": self.params, "batch_stats": self.batch_stats}
+
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """What evaluation and all users of the network take, likewise."""
+    return self.variables
+
+  def with_variables(self, variables: Mapping[str, Any]) -> Self:
+    """Returns the state with others in the place of its variables."""
+    return self.replace(**variables)
+
+
+class AveragedState(TrainState):
+  """The state of a run with `ema_decay`.
+
+  Its own class, as Orbax would not restore an older checkpoint into a
+  `TrainState` with one field more, not even one that is None.
+
+  Attributes:
+    average: Of the variables over the steps, see `averaging`.
+  """
+
+  average: Any
+
+  @property
+  def evaluated(self) -> dict[str, Any]:
+    """The average."""
+    return self.average
+
+  def with_variables(self, variables: Mapping[str, Any]) -> Self:
+    """As in `TrainState`; the average starts there anew."""
+    return self.replace(**variables, average=averaging.start(variables))
 
 
 def create_state(
@@ -45,6 +77,7 @@ def create_state(
   image_shape: tuple[int, int, int],
   seed: int,
   *,
+  averaged: bool = False,
   freeze_trunk: bool = False,
 ) -> TrainState:
   """Returns the state before the first step.
@@ -53,13 +86,16 @@ def create_state(
   whatever the depth.
   """
   variables = initial_variables(model, jax.random.key(seed), image_shape)
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(trained_part(variables["params"], freeze_trunk)),
     sums=metrics.zeros(),
   )
+  if not averaged:
+    return state
+  return AveragedState(**vars(state), average=averaging.start(state.variables))
 
 
 def trained_part(params: Any, freeze_trunk: bool) -> Any:

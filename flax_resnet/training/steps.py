@@ -1,5 +1,6 @@
 """One update and one evaluation step: pure functions of state and batch."""
 
+import functools
 from typing import cast
 
 import jax
@@ -9,8 +10,14 @@ import optax
 from flax_resnet import sharding
 from flax_resnet.data.augment import Augment, Normalize
 from flax_resnet.models import operations, ResNet
-from flax_resnet.training import losses, metrics, resident
-from flax_resnet.training.state import trained_part, TrainState
+from flax_resnet.training import (
+  accumulation,
+  averaging,
+  losses,
+  metrics,
+  resident,
+)
+from flax_resnet.training.state import AveragedState, trained_part, TrainState
 
 Batch = dict[str, jax.Array]
 TrainStep = jax.stages.Wrapped  # (state, batch) -> state; or (state, call)
@@ -26,44 +33,78 @@ def make_train_step(
   seed: int,
   mesh: Mesh,
   steps_per_call: int = 1,
+  accumulate: int = 1,
+  group_size: int = 1,
+  ema_decay: float = 0.0,
+  ema_every: int = 1,
   freeze_trunk: bool = False,
 ) -> TrainStep:
   """Returns the jitted update; it takes the state's memory (donation).
 
-  With more than one step per call, it takes what `resident.calls` yields. With
-  a frozen trunk, nothing is computed backwards through it.
+  Args:
+    model: The network.
+    optimizer: Of its parameters.
+    augment: What is done to a whole batch, see `augment.make_augment`.
+    loss: Of each example.
+    seed: Of all that is drawn at random.
+    mesh: The devices.
+    steps_per_call: With more than 1, it takes what `resident.calls` yields.
+    accumulate: Parts of the batch that are looked at one after the other.
+    group_size: Examples that no part divides, see `accumulation.kept_together`.
+    ema_decay: Of an `AveragedState`, see `averaging.follow`.
+    ema_every: Likewise.
+    freeze_trunk: If so, nothing is computed backwards through the trunk.
   """
 
-  def train_step(state: TrainState, batch: Batch) -> TrainState:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    images, targets = augment(key, batch["image"], batch["label"])
-    trained = trained_part(state.params, freeze_trunk)
-
+  def gradients(state: TrainState, key: jax.Array, batch: Batch):
     def loss_fn(trained):
       params = {**state.params, **trained}
       logits, updates = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
-        images,
+        batch["image"],
         train=not freeze_trunk,
-        mutable=["batch_stats"],
-        rngs={"dropout": jax.random.fold_in(key, 1)},
+        mutable=[] if freeze_trunk else ["batch_stats"],
+        rngs={"dropout": key},
       )
-      each = loss(logits, targets)
+      each = loss(logits, batch["target"])
       return each.mean(), (each, logits, updates.get("batch_stats", {}))
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      trained
+      trained_part(state.params, freeze_trunk)
     )
+    new = metrics.sums(each, logits, batch["label"], batch["mask"])
+    return grads, batch_stats, new
+
+  def train_step(state: TrainState, batch: Batch) -> TrainState:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    images, targets = augment(key, batch["image"], batch["label"])
+    of_parts = accumulation.in_parts(
+      functools.partial(gradients, state), accumulate, group_size, mesh
+    )
+    grads, batch_stats, new = of_parts(
+      jax.random.fold_in(key, 1),
+      {**batch, "image": images, "target": targets},
+    )
+    trained = trained_part(state.params, freeze_trunk)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
-    new = metrics.sums(each, logits, batch["label"], batch["mask"])
-    return TrainState(
+    state = state.replace(
       step=state.step + 1,
       params={**state.params, **trained},
-      batch_stats=batch_stats,
+      batch_stats={**state.batch_stats, **batch_stats},
       opt_state=opt_state,
       sums=metrics.add(state.sums, new),
     )
+    if isinstance(state, AveragedState):
+      average = averaging.follow(
+        state.average,
+        state.variables,
+        state.step,
+        decay=ema_decay,
+        every=ema_every,
+      )
+      state = state.replace(average=average)
+    return state
 
   return jax.jit(
     train_step if steps_per_call == 1 else resident.repeat(train_step, mesh),
@@ -82,7 +123,7 @@ def make_eval_step(
     state: TrainState, total: metrics.Sums, batch: Batch
   ) -> metrics.Sums:
     images = normalize(batch["image"])
-    logits = cast(jax.Array, model.apply(state.variables, images, train=False))
+    logits = cast(jax.Array, model.apply(state.evaluated, images, train=False))
     each = losses.cross_entropy(logits, batch["label"])
     new = metrics.sums(each, logits, batch["label"], batch["mask"])
     return metrics.add(total, new)

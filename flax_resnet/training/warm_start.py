@@ -52,7 +52,7 @@ def warm_start(
   head = "their head" if kept else f"a new head: {_classes(run, loaded)}"
   origin = f"starts from the weights of {weights}, with {head}"
   return (
-    state.replace(**variables, opt_state=opt_state),
+    state.with_variables(variables).replace(opt_state=opt_state),
     (origin, *_other_colours(run, loaded)),
   )
 

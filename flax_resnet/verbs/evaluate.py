@@ -47,7 +47,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   variables = jax.device_put(
     loaded.variables, sharding.replicated(prepared.mesh)
   )
-  state = state.replace(**variables)
+  state = state.with_variables(variables)
   result = evaluation.evaluate(
     prepared.eval_step, state, prepared.eval_batches(), prepared.mesh
   )

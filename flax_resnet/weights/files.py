@@ -75,7 +75,8 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
 
   Args:
     path: What `write_checkpoint` wrote, the workdir of a run (its latest
-      checkpoint), or one of the checkpoints in it.
+      checkpoint), or one of the checkpoints in it. Of a run with `ema_decay` it
+      is the average.
 
   Raises:
     WeightsError: When it is none of these.
@@ -101,9 +102,11 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
       epath.Path(folder), args=ocp.args.StandardRestore(target)
     )
     handler.close()
+    # Those that the run evaluates with.
+    variables = state.get("average") or state
     # Empty without BatchNorm.
-    stats = state.get("batch_stats") or {}
-    return {"params": state["params"], "batch_stats": stats}
+    stats = variables.get("batch_stats") or {}
+    return {"params": variables["params"], "batch_stats": stats}
   except (AttributeError, KeyError, ValueError, OSError) as error:
     raise WeightsError(
       f"folder {path} is not a Flax checkpoint: {_first_line(error)}"

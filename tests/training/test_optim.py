@@ -130,8 +130,42 @@ def test_muon_is_that_of_its_author():
     ({"decay_rate": 0.0}, "decay_rate is 0.0"),
     ({"momentum": 1.0}, "momentum is 1.0"),
     ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
+    ({"betas": (0.9,)}, "betas has 1 numbers"),
+    ({"betas": (0.9, 1.0)}, "betas is 1.0"),
+    ({"eps": -1e-8}, "eps is -1e-08"),
+    ({"trust_coefficient": 0.0}, "trust_coefficient is 0.0"),
+    ({"clip_norm": -1.0}, "clip_norm is -1.0"),
   ],
 )
 def test_numbers_out_of_range_are_told(changes, message):
   with pytest.raises(ValueError, match=message):
     make(100, **changes)
+
+
+def test_a_long_gradient_is_shortened():
+  """Over all parameters together; a short one stays as it is."""
+  optimizer, _ = make(4, clip_norm=2.0, weight_decay=0.0, momentum=0.0)
+  params = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(1)}
+  for length, left in ((4.5, 2.0), (1.5, 1.5)):
+    grads = {
+      "kernel": jnp.array([[2.0, 2.0]]) * length / 3,
+      "bias": jnp.array([1.0]) * length / 3,
+    }
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    wanted = -0.1 * left / 3 * np.array([2, 2, 1])
+    found = np.r_[updates["kernel"].ravel(), updates["bias"]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_keys_that_are_off_leave_the_state_as_it_was():
+  """So that old checkpoints fit."""
+  params = {"kernel": jnp.zeros((1, 2))}
+  old = optax.chain(
+    optax.add_decayed_weights(1e-4), optax.sgd(lambda step: 0.1, 0.9)
+  )
+  optimizer, _ = make(4)
+  paths = lambda tree: [
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+  assert paths(optimizer.init(params)) == paths(old.init(params))
