@@ -1,6 +1,7 @@
 """train.py on a folder of photographs, whole and broken ones."""
 
 import json
+import re
 
 import numpy as np
 from PIL import Image
@@ -80,8 +81,9 @@ def test_a_broken_image_ends_with_its_name(train, folder, tmp_path):
 def test_broken_images_are_skipped_and_logged(train, folder, tmp_path):
   for path in (folder / "red").glob("0[0-5].jpg"):
     path.write_bytes(path.read_bytes()[:-40])
-  code, _, _ = train(**{"data.on_error": "skip"})
+  code, out, _ = train(**{"data.on_error": "skip"})
   assert code == 0
+  assert re.search(r"[1-9]\d* broken images skipped", out)
   skipped = [
     row["train/skipped"] for row in rows(tmp_path) if "train/loss" in row
   ]

@@ -110,6 +110,8 @@ class Logbook:
       line += f"  lr {row['learning_rate']:.4f}"
       line += f"  {row['images_per_second']:,.0f} images/s"
       line += f"  {self._left(row['step'])} left"
+    if row.get("train/skipped"):
+      line += f"  {row['train/skipped']} broken images skipped"
     if "val/top1" in row:
       line += f"\n  evaluated: loss {row['val/loss']:.4f}"
       line += f"  top1 {row['val/top1']:.2%}  top5 {row['val/top5']:.2%}"
