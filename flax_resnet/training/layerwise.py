@@ -21,7 +21,7 @@ def adamw(
   `rate * weight_decay` of a kernel.
   """
   first, second = betas
-  return _by_layer(
+  return by_layer(
     optax.adamw(
       rate, first, second, eps, weight_decay=weight_decay, mask=decayed
     )
@@ -41,7 +41,7 @@ def lamb(
   not scaled by their norms; timm's also has `clip_norm=1.0`.
   """
   first, second = betas
-  return _by_layer(
+  return by_layer(
     optax.chain(
       optax.scale_by_adam(first, second, eps),
       optax.add_decayed_weights(weight_decay, mask=decayed),
@@ -65,7 +65,7 @@ def lars(
   kernel's norm is divided by that of gradient plus decay, where the paper adds
   the norms of the two.
   """
-  return _by_layer(
+  return by_layer(
     optax.chain(
       optax.add_decayed_weights(weight_decay, mask=decayed),
       _trust_ratio(trust_coefficient, eps),
@@ -86,7 +86,7 @@ def _trust_ratio(
   return optax.masked(ratio, decayed)
 
 
-def _by_layer(
+def by_layer(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
   """Shows an optimizer the layers of `scan=True` one by one.
@@ -119,5 +119,10 @@ def _is_stacked(params: Any) -> bool:
 
 
 def decayed(params: Any) -> Any:
-  """Marks the kernels; scales and biases are not decayed (Goyal et al.)."""
-  return jax.tree.map(lambda p: p.ndim > 1, params)
+  """Marks the kernels; scales and biases are not decayed (Goyal et al.).
+
+  By their names, as the scales of `scan=True` lie in a matrix.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "kernel", params
+  )

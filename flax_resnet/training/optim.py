@@ -124,22 +124,24 @@ def muon(
   every direction learns at the same pace: https://kellerjordan.github.io/posts/muon.
   Weight decay is decoupled: a step takes `rate * weight_decay` of a kernel.
   """
-  return optax.chain(
-    optax.partition(
-      {
-        "muon": optax.contrib.scale_by_muon(
-          beta=momentum,
-          nesterov=nesterov,
-          weight_dimension_numbers=_as_matrices,
+  return layerwise.by_layer(
+    optax.chain(
+      optax.partition(
+        {
+          "muon": optax.contrib.scale_by_muon(
+            beta=momentum,
+            nesterov=nesterov,
+            weight_dimension_numbers=_as_matrices,
+          ),
+          "sgd": optax.trace(momentum, nesterov),
+        },
+        lambda params: jax.tree.map(
+          lambda p: "muon" if p.ndim == 4 else "sgd", params
         ),
-        "sgd": optax.trace(momentum, nesterov),
-      },
-      lambda params: jax.tree.map(
-        lambda p: "muon" if p.ndim == 4 else "sgd", params
       ),
-    ),
-    optax.add_decayed_weights(weight_decay, mask=decayed),
-    optax.scale_by_learning_rate(rate),
+      optax.add_decayed_weights(weight_decay, mask=decayed),
+      optax.scale_by_learning_rate(rate),
+    )
   )
 
 

@@ -167,7 +167,7 @@ def test_adamw_is_that_of_pytorch():
   assert_close(found, [tensor.detach().numpy() for tensor in tensors])
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "adamw", "lamb", "lars"])
 def test_blocks_in_a_loop_are_layers_of_their_own(name):
   """The kernels of `scan=True` lie in one array, and so do the scales."""
   shapes = {f"stage1_block{n}": SHAPES for n in (1, 2, 3)}
