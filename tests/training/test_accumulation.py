@@ -64,6 +64,7 @@ def test_parts_give_the_update_of_the_whole(exact, accumulate, group, devices):
     assert_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_groups_are_what_parts_must_not_divide(exact):
   """The same parts with other groups are another update."""
   with jax.enable_x64(True):
@@ -73,6 +74,7 @@ def test_groups_are_what_parts_must_not_divide(exact):
   assert np.abs(a - b).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_several_steps_by_one_call(exact):
   with jax.enable_x64(True):
     model = {"norm_group_size": 8}
@@ -112,6 +114,7 @@ def test_a_frozen_trunk_keeps_its_statistics(exact):
     jax.tree.map(np.testing.assert_array_equal, states[1].batch_stats, odd)
 
 
+@pytest.mark.slow
 def test_what_is_dropped_does_not_depend_on_the_devices(exact):
   with jax.enable_x64(True):
     given = {

@@ -39,6 +39,7 @@ def losses_of(config, devices):
   return found
 
 
+@pytest.mark.slow
 def test_a_mixed_run_is_the_same_by_one_call_on_eight_devices(mixed):
   mixed.log_every = mixed.eval_every = mixed.checkpoint_every = 3
   mixed.num_steps = 3
