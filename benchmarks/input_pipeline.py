@@ -27,7 +27,7 @@ BATCH = 64
 CORES = len(os.sched_getaffinity(0))
 
 
-def consume(batches, names: tuple[str, ...] = ("image", "label")) -> Work:
+def consume(batches) -> Work:
   """Returns what takes so many batches to the devices."""
   import jax
 
@@ -37,30 +37,29 @@ def consume(batches, names: tuple[str, ...] = ("image", "label")) -> Work:
 
   def work(count: int) -> None:
     for batch in itertools.islice(batches, count):
-      part = {name: batch[name] for name in names}
+      part = {key: batch[key] for key in ("image", "label")}
       jax.block_until_ready(sharding.shard_batch(part, mesh))
 
   return work
 
 
-def open_folder(folder: str, **changes):
+def open_folder(folder: str):
   """Returns the folder, cropped at random, as `data.load` gives it."""
   from flax_resnet import data
 
-  arguments = {
-    "name": "folder",
-    "root": folder,
-    "data_dir": None,
-    "train_split": "train",
-    "eval_split": "train",
-    "image_size": SIZE,
-    "random_resized_crop": True,
-    "center_crop_fraction": 0.875,
-    "in_memory": False,
-    "num_threads": CORES,
-    "num_classes": len(next(os.walk(folder))[1]),
-  }
-  return data.load(**(arguments | changes))
+  return data.load(
+    name="folder",
+    root=folder,
+    data_dir=None,
+    train_split="train",
+    eval_split="train",
+    image_size=SIZE,
+    random_resized_crop=True,
+    center_crop_fraction=0.875,
+    in_memory=False,
+    num_threads=CORES,
+    num_classes=len(next(os.walk(folder))[1]),
+  )
 
 
 def ours(folder: str) -> Work:

@@ -1,9 +1,8 @@
 """From the bytes of an image file to uint8 pixels, no more of them than needed.
 
-Most photographs are JPEGs, and decoding them is most of what the host does.
-libjpeg-turbo (by simplejpeg) decodes these, at half, a quarter or an eighth of
-their size where that is enough, and down to the last row that is asked for.
-Pillow decodes everything else, and whatever libjpeg-turbo complains about.
+JPEGs are decoded by `data.jpeg`, at half, a quarter or an eighth of their size
+where that is enough, and down to the last row that is asked for; Pillow decodes
+everything else, and whatever libjpeg-turbo complains about.
 """
 
 import io

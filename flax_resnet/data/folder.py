@@ -48,8 +48,7 @@ class FolderSource:
     class_names: Sequence[str] | None = None,
     strict: bool = True,
   ):
-    self._root = pathlib.Path(root).expanduser()
-    folder = _folder_of_split(self._root, split)
+    folder = _folder_of_split(pathlib.Path(root).expanduser(), split)
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
     _check_classes(folder, found, self.class_names, strict)

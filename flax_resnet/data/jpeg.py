@@ -1,4 +1,4 @@
-"""JPEGs, decoded by libjpeg-turbo and no further than needed.
+"""JPEGs, decoded by libjpeg-turbo (simplejpeg) and no further than needed.
 
 Most photographs are JPEGs, and decoding them is most of what the host does.
 """
