@@ -15,11 +15,10 @@ import numpy as np
 
 from flax_resnet.data import transforms
 from flax_resnet.data.augment import normalize
+from flax_resnet.data.folder import ENDINGS
 from flax_resnet.models import operations, ResNet
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
 from flax_resnet.weights.pretrained import Pretrained
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)

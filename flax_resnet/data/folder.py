@@ -12,7 +12,7 @@ from flax_resnet.data.sources import Record
 
 # Of the files that are taken for images.
 ENDINGS = (
-  *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+  *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
   *(".ppm", ".pgm"),
 )
 
