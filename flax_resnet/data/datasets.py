@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Split:
     reader: Reads and transforms them.
     workers: Who reads.
     random: Whether the transform gives another image each time.
+    early: What reads before, if something else does: (share of the run until
+      which, reader), in order.
     copies: How often a record is in a batch of training.
     skips: Whether broken images are skipped.
     skipped: Counts those.
@@ -42,6 +45,7 @@ class Split:
   reader: RecordReader | ArrayReader
   workers: pipeline.Workers
   random: bool = False
+  early: Sequence[tuple[float, RecordReader]] = ()
   copies: int = 1
   skips: bool = False
   skipped: Tally = dataclasses.field(default_factory=Tally)
@@ -53,16 +57,37 @@ class Split:
     """Raises ValueError unless batches of this size can be filled."""
     order.Order(len(self), 0, batch_size, self.copies)
 
-  def train_batches(self, *, seed: int, **share: int) -> Iterator[Batch]:
-    """See `pipeline.train_batches` and `order.Share`."""
-    batches = pipeline.train_batches(
-      self.reader,
-      order.Share(**share),
-      seed=seed,
-      copies=self.copies,
-      workers=self.workers,
-    )
-    return self._counted(batches)
+  def train_batches(
+    self, *, seed: int, num_steps: int = 0, **share: int
+  ) -> Iterator[Batch]:
+    """See `pipeline.train_batches` and `order.Share`.
+
+    Args:
+      seed: See there.
+      num_steps: Of the whole run, to know where `early` ends.
+      **share: See `order.Share`.
+    """
+    whole = order.Share(**share)
+    for reader, first, end in self._readers(whole.first_step, num_steps):
+      batches = pipeline.train_batches(
+        reader,
+        dataclasses.replace(whole, first_step=first),
+        seed=seed,
+        copies=self.copies,
+        workers=self.workers,
+      )
+      number = None if end is None else end - first
+      yield from self._counted(itertools.islice(batches, number))
+
+  def _readers(
+    self, first_step: int, num_steps: int
+  ) -> Iterator[tuple[RecordReader | ArrayReader, int, int | None]]:
+    """Yields who reads from which step on until which."""
+    for until, reader in self.early:
+      if first_step < (end := round(until * num_steps)):
+        yield reader, first_step, end
+        first_step = end
+    yield self.reader, first_step, None
 
   def train_indices(self, *, seed: int, **share: int) -> Iterator[np.ndarray]:
     """See `pipeline.train_indices` and `order.Share`."""
@@ -91,8 +116,15 @@ class Split:
     """Returns the same split, read once and kept."""
     if isinstance(self.reader, RecordReader) and self.random:
       source = sources.InMemory(self.source)
-      reader = dataclasses.replace(self.reader, source=source)
-      return dataclasses.replace(self, source=source, reader=reader)
+      reader, *others = (
+        dataclasses.replace(reader, source=source)
+        for reader in (self.reader, *(reader for _, reader in self.early))
+      )
+      untils = [until for until, _ in self.early]
+      early = tuple(zip(untils, others, strict=True))
+      return dataclasses.replace(
+        self, source=source, reader=reader, early=early
+      )
     share = order.Share(len(self))
     whole = next(
       pipeline.eval_batches(self.reader, share, workers=self.workers)

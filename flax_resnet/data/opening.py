@@ -9,6 +9,7 @@ from flax_resnet.data.datasets import Dataset, Split
 from flax_resnet.data.reading import RecordReader
 
 OnError = Literal["stop", "skip"]
+_SIZES = range(1, 65_536)
 
 
 def load(
@@ -28,6 +29,7 @@ def load(
   split_seed: int = 0,
   on_error: OnError = "stop",
   eval_image_size: int | None = None,
+  early_image_sizes: Sequence[Sequence[float]] = (),
   crop_scale: Sequence[float] = (0.08, 1.0),
   policy: policies.PolicyName | None = None,
   policy_magnitude: float | None = None,
@@ -60,6 +62,8 @@ def load(
     eval_image_size: That of evaluation; None for `image_size`. Random parts
       show things larger than they are, so that a network trained on few pixels
       is best tested on more (Touvron et al. 2019, arXiv:1906.06423).
+    early_image_sizes: Pairs (until, size): until this share of the run, train
+      on images of this size, which costs less; `image_size` is the last one.
     crop_scale: Range of a random part's share of the area.
     policy: Random operations after the crop, see `policies.make_policy`; None
       for none.
@@ -76,6 +80,7 @@ def load(
   _check(
     image_size=image_size,
     eval_image_size=eval_image_size,
+    early_image_sizes=early_image_sizes,
     center_crop_fraction=center_crop_fraction,
     crop_scale=crop_scale,
     num_threads=num_threads,
@@ -93,12 +98,8 @@ def load(
       f"{len(train.class_names)}"
     )
   channels = train.channels
-  whole = transforms.center_crop(channels, image_size)
   eval_size = eval_image_size or image_size
   part = transforms.center_crop(channels, eval_size, center_crop_fraction)
-  if random_resized_crop:
-    low, high = crop_scale
-    whole = transforms.random_resized_crop(channels, image_size, (low, high))
   distort = policies.make_policy(
     policy,
     channels=channels,
@@ -106,17 +107,30 @@ def load(
     magnitude_std=policy_magnitude_std,
     num_ops=policy_num_ops,
   )
-  if distort:
-    whole = transforms.then(whole, distort)
-  shape = (image_size, image_size, channels)
   skip = on_error == "skip"
+
+  def training(size: int) -> RecordReader:
+    cut = transforms.center_crop(channels, size)
+    if random_resized_crop:
+      low, high = crop_scale
+      cut = transforms.random_resized_crop(channels, size, (low, high))
+    return RecordReader(
+      train,
+      transforms.then(cut, distort) if distort else cut,
+      (size, size, channels),
+      "replace" if skip else "stop",
+    )
+
   workers = pipeline.Workers(num_threads, num_workers)
   splits = [
     Split(
       train,
-      RecordReader(train, whole, shape, "replace" if skip else "stop"),
+      training(image_size),
       workers,
-      random=random_resized_crop or distort is not None,
+      random=bool(random_resized_crop or distort or early_image_sizes),
+      early=tuple(
+        (until, training(int(size))) for until, size in early_image_sizes
+      ),
       copies=repeated_augmentation,
       skips=skip,
     ),
@@ -134,13 +148,18 @@ def load(
   ]
   if in_memory:
     splits = [split.in_memory() for split in splits]
-  return Dataset(*splits, image_shape=shape, class_names=train.class_names)
+  return Dataset(
+    *splits,
+    image_shape=(image_size, image_size, channels),
+    class_names=train.class_names,
+  )
 
 
 def _check(
   *,
   image_size: int,
   eval_image_size: int | None,
+  early_image_sizes: Sequence[Sequence[float]],
   center_crop_fraction: float,
   crop_scale: Sequence[float],
   **counts: int,
@@ -151,6 +170,14 @@ def _check(
     raise ValueError(
       f"eval_image_size is {eval_image_size}: use 1 or more, or None"
     )
+  before = 0.0
+  for pair in early_image_sizes:
+    if len(pair) != 2 or not before < pair[0] < 1 or pair[1] not in _SIZES:
+      raise ValueError(
+        f"early_image_sizes is {early_image_sizes}: use pairs of a share of "
+        "the run, each larger than the one before, and a whole size"
+      )
+    before = pair[0]
   if not 0 < center_crop_fraction <= 1:
     raise ValueError(
       f"center_crop_fraction is {center_crop_fraction}: use more than 0, at "

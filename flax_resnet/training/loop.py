@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -14,6 +15,7 @@ from flax_resnet import sharding
 from flax_resnet.data.datasets import Split
 from flax_resnet.training import checkpoint, curves, metrics
 from flax_resnet.training import workdir as workdirs
+from flax_resnet.training.announcement import describe
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.evaluation import evaluate
 from flax_resnet.training.interrupt import Stopped, StopSignals
@@ -61,7 +63,7 @@ def train(
       workdirs.write_json(workdir / "config.json", config)
     log = Logbook(workdir, int(state.step), run.num_steps, _writes())
     stack.callback(log.close)
-    log.say(run.describe(state, origin))
+    log.say(describe(run, state, origin))
 
     with StopSignals(jax.process_count()) as signals:
       state = _fit(run, state, checkpoints, log, signals)
@@ -82,10 +84,13 @@ def _fit(
     return state
   calls = run.train_calls(step)
   batch, count = next(calls)
-  train_step = run.train_step.lower(state, batch).compile()
-  pace = Pace(step)
+  pace, train_step, shapes = Pace(step), run.train_step, None
 
   while step < run.num_steps and not stopping:
+    if shapes != (here := jax.tree.map(jnp.shape, batch)):
+      with pace.pause(state):
+        train_step = run.train_step.lower(state, batch).compile()
+      shapes = here
     state = train_step(state, batch)
     step += count
     log.advance(count)

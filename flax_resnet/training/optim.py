@@ -13,6 +13,7 @@ from flax_resnet.training.schedules import check_range
 
 def make_optimizer(
   num_steps: int,
+  batch_size: int,
   *,
   name: Literal["sgd", "muon", "adamw", "lamb", "lars"],
   learning_rate: float,
@@ -23,12 +24,16 @@ def make_optimizer(
   momentum: float,
   nesterov: bool,
   weight_decay: float,
+  reference_batch_size: int | None = None,
+  warmup_start: float = 0.0,
+  warmup_method: schedules.Warmup = "linear",
   power: float = 2.0,
   final_rate: float = 0.0,
   betas: Sequence[float] = (0.9, 0.999),
   eps: float | None = None,
   trust_coefficient: float = 0.001,
   clip_norm: float = 0.0,
+  decay_all: bool = False,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns an optimizer and its learning rate by step.
 
@@ -37,21 +42,28 @@ def make_optimizer(
 
   Args:
     num_steps: Of the whole run.
+    batch_size: Of the whole run.
     name: "sgd" is that of the ResNet papers, see `sgd`; "muon" learns more from
       few epochs, see `muon`; the others are of `layerwise`.
-    learning_rate: At the peak.
+    learning_rate: At the peak; see `reference_batch_size`.
     schedule: "cosine" falls along half a wave (Loshchilov & Hutter 2017);
       "step" multiplies by `decay_rate` at each of `boundaries`; "polynomial"
       falls as the `power` of the time that is left, as MLPerf's LARS does with
       2; "one_cycle" rises and falls along straight lines, the peak being at
       `warmup` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120; as in fast
       CIFAR-10 recipes, the momentum stays as it is).
-    warmup: Share of the run in which the rate rises linearly from 0.
+    warmup: Share of the run in which the rate rises to its peak.
     boundaries: Shares of the run, of "step".
     decay_rate: Of "step".
     momentum: 0 for none; "adamw" and "lamb" have `betas` instead.
     nesterov: Whether the momentum is Nesterov's.
-    weight_decay: Factor of the parameters that `layerwise.decayed` marks.
+    weight_decay: Factor of the kernels; see `decay_all`.
+    reference_batch_size: The batch size that `learning_rate` is for: with
+      another, the rate is scaled in proportion, the linear scaling rule of
+      Goyal et al. 2017. None to take it as it is.
+    warmup_start: The rate from which the warm-up rises; it is not scaled.
+    warmup_method: "linear", or "constant" to stay at `warmup_start` until the
+      end of the warm-up, as He et al. 2015 train ResNet-110.
     power: Of "polynomial".
     final_rate: Share of `learning_rate` to which all but "step" fall.
     betas: Of the means of gradients and of their squares; "adamw" and "lamb".
@@ -59,6 +71,8 @@ def make_optimizer(
     trust_coefficient: Of "lars".
     clip_norm: Longest gradient, over all parameters together, that is not
       shortened to this length (Pascanu et al. 2013); 0 for no limit.
+    decay_all: Whether scales and biases are decayed as well, as PyTorch does
+      unless told otherwise; of "sgd".
 
   Raises:
     ValueError: For a number out of its range.
@@ -75,11 +89,18 @@ def make_optimizer(
     "trust_coefficient", trust_coefficient, trust_coefficient > 0, "more than 0"
   )
   check_range("clip_norm", clip_norm, clip_norm >= 0, "0 or more")
+  if decay_all and name != "sgd":
+    raise ValueError(
+      f"decay_all is an option of sgd: set it to False, or name, which is "
+      f"{name}, to sgd"
+    )
   rate = schedules.make_schedule(
     num_steps,
     name=schedule,
-    peak=learning_rate,
+    peak=_scaled(learning_rate, batch_size, reference_batch_size),
     warmup=warmup,
+    warmup_start=warmup_start,
+    warmup_method=warmup_method,
     boundaries=boundaries,
     decay_rate=decay_rate,
     power=power,
@@ -93,23 +114,41 @@ def make_optimizer(
     optimizer = layerwise.lars(
       rate, momentum, nesterov, weight_decay, trust_coefficient, **own_eps
     )
+  elif name == "muon":
+    optimizer = muon(rate, momentum, nesterov, weight_decay)
   else:
-    make = {"sgd": sgd, "muon": muon}[name]
-    optimizer = make(rate, momentum, nesterov, weight_decay)
+    optimizer = sgd(rate, momentum, nesterov, weight_decay, decay_all=decay_all)
   if clip_norm:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
   return optimizer, rate
 
 
+def _scaled(rate: float, batch_size: int, reference: int | None) -> float:
+  """Returns the learning rate for a batch size, by the linear scaling rule."""
+  if reference is None:
+    return rate
+  check_range(
+    "reference_batch_size", reference, reference >= 1, "1 or more, or None"
+  )
+  return rate * batch_size / reference
+
+
 def sgd(
-  rate: optax.Schedule, momentum: float, nesterov: bool, weight_decay: float
+  rate: optax.Schedule,
+  momentum: float,
+  nesterov: bool,
+  weight_decay: float,
+  *,
+  decay_all: bool = False,
 ) -> optax.GradientTransformation:
   """Returns SGD as the ResNet papers and PyTorch have it.
 
   Weight decay is an L2 term: it is added to the gradient before the momentum.
   """
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, mask=decayed),
+    optax.add_decayed_weights(
+      weight_decay, mask=None if decay_all else decayed
+    ),
     optax.sgd(rate, momentum=momentum or None, nesterov=nesterov),
   )
 

@@ -4,7 +4,7 @@ Whatever can be wrong with a config is found here, before anything is compiled
 or written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
@@ -23,13 +23,7 @@ from flax_resnet.training.losses import make_loss
 from flax_resnet.training.optim import make_optimizer
 from flax_resnet.training.recipe import Recipe
 from flax_resnet.training.schema import build, InputError, told, wrong_input
-from flax_resnet.training.state import (
-  count,
-  count_parameters,
-  create_state,
-  trained_part,
-  TrainState,
-)
+from flax_resnet.training.state import create_state, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +113,9 @@ class Run:
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Returns this host's part of the batches after `first_step` updates."""
-    batches = self.dataset.train.train_batches(**self._order(first_step))
+    batches = self.dataset.train.train_batches(
+      num_steps=self.num_steps, **self._order(first_step)
+    )
     return told("config.data", batches)
 
   def _order(self, first_step: int) -> dict[str, int]:
@@ -155,58 +151,6 @@ class Run:
       "image_shape": list(self.dataset.image_shape),
     }
 
-  def describe(self, state: TrainState, origin: Sequence[str] = ()) -> str:
-    """Says in a few lines what is about to be trained, and from where.
-
-    Args:
-      state: From which the run goes on.
-      origin: What `warm_start` says.
-    """
-    height, width, channels = self.dataset.image_shape
-    devices = list(self.mesh.devices.flat)
-    lines = [
-      f"{self.title()}: {count_parameters(state):,} parameters, "
-      f"{self.model.num_classes} classes, images {height}x{width}x{channels}, "
-      f"{len(self.dataset.train):,} to train on and "
-      f"{len(self.dataset.eval):,} to evaluate on",
-      f"{self.num_steps:,} steps, {self.steps_per_epoch:.2f} an "
-      f"epoch, on {len(devices)} x {devices[0].device_kind}; {self._norm()}",
-      *origin,
-    ]
-    if self.recipe.freeze_trunk:
-      head = count(trained_part(state.params, freeze_trunk=True))
-      lines.append(
-        f"the head alone is trained: {head:,} of {count_parameters(state):,} "
-        "parameters"
-      )
-    if (parts := self.recipe.accumulate) > 1:
-      lines.append(
-        f"a step adds up the gradients of {parts} parts of "
-        f"{self.recipe.batch_size // parts} examples"
-      )
-    if self.recipe.ema_decay:
-      lines.append(
-        "evaluation takes the moving average of parameters and running "
-        f"statistics: it keeps {self.recipe.ema_decay:g} of itself every "
-        + _steps(self.recipe.ema_every)
-      )
-    if state.step:
-      lines.append(f"continues after step {int(state.step)}")
-    return "\n".join(lines)
-
-  def _norm(self) -> str:
-    """Says over which examples BatchNorm normalises."""
-    if self.model.norm == "none":
-      return "no BatchNorm"
-    if self.recipe.freeze_trunk:
-      return "BatchNorm keeps its running statistics"
-    group = self.model.norm_group_size
-    over = f"groups of {group} of" if group else "all of"
-    return (
-      f"BatchNorm normalises over {over} the {self.recipe.batch_size} examples "
-      "of a step"
-    )
-
 
 def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
   """Returns the run that a config describes.
@@ -238,7 +182,8 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     raise InputError(
       f"config.steps_per_call is {recipe.steps_per_call}, for which images "
       "must be the same in every epoch: set "
-      "config.data.random_resized_crop=False and config.data.policy=None, or "
+      "config.data.random_resized_crop=False, config.data.policy=None and "
+      "config.data.early_image_sizes=(), or "
       "config.steps_per_call=1"
     )
   if recipe.batch_size > len(dataset.train):
@@ -251,7 +196,11 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
   with wrong_input("config"):
     num_steps = recipe.total_steps(len(dataset.train))
   optimizer, learning_rate = build(
-    "config.optim", make_optimizer, recipe.optim, num_steps=num_steps
+    "config.optim",
+    make_optimizer,
+    recipe.optim,
+    num_steps=num_steps,
+    batch_size=recipe.batch_size,
   )
   augment, prepared = build(
     "config.augment",
@@ -288,10 +237,6 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
     normalize=prepared,
   )
-
-
-def _steps(number: int) -> str:
-  return "step" if number == 1 else f"{number:,} steps"
 
 
 def _this_host() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The learning rate by step: a rise, and a fall after it."""
+"""The learning rate by step: a warm-up, and a fall after it."""
 
 from collections.abc import Sequence
 import math
@@ -7,6 +7,7 @@ from typing import Literal
 import optax
 
 Name = Literal["cosine", "step", "polynomial", "one_cycle"]
+Warmup = Literal["linear", "constant"]
 
 
 def make_schedule(
@@ -15,6 +16,8 @@ def make_schedule(
   name: Name,
   peak: float,
   warmup: float,
+  warmup_start: float,
+  warmup_method: Warmup,
   boundaries: Sequence[float],
   decay_rate: float,
   power: float,
@@ -26,7 +29,9 @@ def make_schedule(
     num_steps: Of the whole run; the rate after the last is that of the end.
     name: How the rate falls.
     peak: The rate at which the fall starts.
-    warmup: Share of the run in which the rate rises linearly from 0.
+    warmup: Share of the run before the fall.
+    warmup_start: The rate at the start of the warm-up.
+    warmup_method: Whether it rises to the peak or stays as it starts.
     boundaries: Of "step".
     decay_rate: Of "step".
     power: Of "polynomial".
@@ -37,6 +42,9 @@ def make_schedule(
   """
   check_range("learning_rate", peak, peak > 0, "more than 0")
   check_range("warmup", warmup, 0 <= warmup < 1, "a share of the run, 0 to 1")
+  check_range(
+    "warmup_start", warmup_start, warmup_start >= 0, "a rate, 0 or more"
+  )
   for boundary in boundaries:
     check_range("boundaries", boundary, 0 < boundary < 1, "shares of the run")
   check_range("decay_rate", decay_rate, 0 < decay_rate <= 1, "a factor up to 1")
@@ -61,7 +69,8 @@ def make_schedule(
     power = 1.0 if name == "one_cycle" else power
     rate = optax.polynomial_schedule(peak, peak * final_rate, power, left)
   if rise:
-    warm = optax.linear_schedule(0.0, peak, rise)
+    end = peak if warmup_method == "linear" else warmup_start
+    warm = optax.linear_schedule(warmup_start, end, rise)
     rate = optax.join_schedules([warm, rate], [rise])
   return rate
 

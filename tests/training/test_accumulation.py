@@ -8,6 +8,7 @@ import pytest
 
 from flax_resnet import sharding
 from flax_resnet.training import accumulation, InputError
+from flax_resnet.training.announcement import describe
 from flax_resnet.training.run import prepare
 
 
@@ -177,7 +178,7 @@ def test_parts_take_less_memory(config, mesh):
 
 def test_the_log_says_so(config):
   run = prepared(config, accumulate=4, model={"norm_group_size": 8})
-  said = run.describe(run.initial_state())
+  said = describe(run, run.initial_state())
   assert "adds up the gradients of 4 parts of 16 examples" in said
 
 

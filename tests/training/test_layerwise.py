@@ -29,7 +29,7 @@ def make(name, **changes):
     "nesterov": False,
     "weight_decay": DECAY,
   }
-  optimizer, _ = make_optimizer(4, name=name, **(given | changes))
+  optimizer, _ = make_optimizer(4, 64, name=name, **(given | changes))
   return optimizer
 
 

@@ -19,8 +19,8 @@ PAPER = {
 }
 
 
-def make(num_steps, **changes):
-  return make_optimizer(num_steps, **(PAPER | changes))
+def make(num_steps, batch_size=256, **changes):
+  return make_optimizer(num_steps, batch_size, **(PAPER | changes))
 
 
 def test_the_schedule_of_the_paper():
@@ -57,6 +57,17 @@ def test_the_schedule_of_goyal_et_al():
     assert float(rate(round(epoch * 1251))) == pytest.approx(wanted, abs=2e-4)
 
 
+def test_the_rate_is_scaled_with_the_batch():
+  """Goyal et al., section 2.1: kn examples, k times the rate; the start not."""
+  _, rate = make(
+    100, 8192, reference_batch_size=256, warmup=0.1, warmup_start=0.1
+  )
+  assert float(rate(0)) == pytest.approx(0.1, rel=1e-5)
+  assert float(rate(10)) == pytest.approx(3.2)
+  _, rate = make(100, 8192)
+  assert float(rate(0)) == pytest.approx(0.1)
+
+
 def test_cosine_falls_to_zero():
   _, rate = make(100, schedule="cosine", warmup=0.2, boundaries=())
   assert float(rate(0)) == 0
@@ -66,10 +77,13 @@ def test_cosine_falls_to_zero():
   assert float(rate(100)) == pytest.approx(0, abs=1e-8)
 
 
+@pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_that_of_pytorch(nesterov):
+def test_sgd_is_that_of_pytorch(nesterov, decay_all):
   """torch.optim.SGD's documented update, in NumPy."""
-  optimizer, rate = make(4, nesterov=nesterov, weight_decay=0.05)
+  optimizer, rate = make(
+    4, nesterov=nesterov, weight_decay=0.05, decay_all=decay_all
+  )
   rng = np.random.default_rng(0)
   params = {"kernel": rng.normal(size=(3, 2)), "scale": rng.normal(size=3)}
   theirs = {key: value.copy() for key, value in params.items()}
@@ -85,7 +99,7 @@ def test_sgd_is_that_of_pytorch(nesterov):
     )
     ours = optax.apply_updates(ours, updates)
     for key, grad in grads.items():
-      if key == "kernel":  # Scales and biases are not decayed.
+      if key == "kernel" or decay_all:
         grad = grad + 0.05 * theirs[key]
       velocity[key] = 0.9 * velocity[key] + grad
       change = grad + 0.9 * velocity[key] if nesterov else velocity[key]
@@ -135,6 +149,8 @@ def test_muon_is_that_of_its_author():
     ({"eps": -1e-8}, "eps is -1e-08"),
     ({"trust_coefficient": 0.0}, "trust_coefficient is 0.0"),
     ({"clip_norm": -1.0}, "clip_norm is -1.0"),
+    ({"reference_batch_size": 0}, "reference_batch_size is 0"),
+    ({"name": "lars", "decay_all": True}, "decay_all is an option of sgd"),
   ],
 )
 def test_numbers_out_of_range_are_told(changes, message):

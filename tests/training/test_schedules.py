@@ -6,6 +6,8 @@ PLAIN = {
   "name": "cosine",
   "peak": 0.4,
   "warmup": 0.0,
+  "warmup_start": 0.0,
+  "warmup_method": "linear",
   "boundaries": (),
   "decay_rate": 0.1,
   "power": 2.0,
@@ -55,9 +57,33 @@ def test_one_cycle_rises_and_falls_along_straight_lines():
   assert found == near(0, 0.2, 0.4, 0.325, 0.25, 0.1, 0.1)
 
 
+def test_a_warm_up_rises_from_where_it_starts():
+  """From 0.1 to 3.2 in 5 of 90 epochs: Goyal et al. with batches of 8192."""
+  found = rates((0, 25, 50), 900, peak=3.2, warmup=5 / 90, warmup_start=0.1)
+  assert found == near(0.1, 1.65, 3.2)
+
+
+def test_a_constant_warm_up_is_that_of_resnet_110():
+  """Section 4.2: 0.01 for 400 steps, then 0.1 until 32,000 and 48,000."""
+  steps = (0, 399, 400, 31_999, 32_000, 47_999, 48_000)
+  found = rates(
+    steps,
+    64_000,
+    name="step",
+    peak=0.1,
+    boundaries=(0.5, 0.75),
+    warmup=400 / 64_000,
+    warmup_start=0.01,
+    warmup_method="constant",
+  )
+  assert found == near(0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"warmup_start": -0.1}, "warmup_start is -0.1"),
+    ({"warmup_start": float("inf")}, "warmup_start is inf"),
     ({"power": 0.0}, "power is 0.0"),
     ({"power": float("nan")}, "power is nan"),
     ({"final_rate": 1.1}, "final_rate is 1.1"),

@@ -12,6 +12,7 @@ import flax_resnet as fr
 from flax_resnet.insight.trained import Trained
 from flax_resnet.models.start import initial_variables
 from flax_resnet.training import InputError, train
+from flax_resnet.training.announcement import describe
 from flax_resnet.training.run import prepare
 from flax_resnet.training.warm_start import warm_start
 from flax_resnet.weights import files, preprocessing, pretrained
@@ -65,7 +66,7 @@ def test_the_trunk_is_that_of_the_file_and_the_head_that_of_the_seed(
   assert_same_bits(state.batch_stats, held["batch_stats"])
   assert_same_bits(state.params["head"], drawn.params["head"])
   assert state.step == 0
-  said = run.describe(state, origin)
+  said = describe(run, state, origin)
   assert f"starts from the weights of {path}, with a new head: they" in said
   assert "they have 7 classes and the run 10" in said
 
@@ -228,7 +229,7 @@ def test_the_optimizer_remembers_nothing_of_a_frozen_trunk(
   sizes = [x.size for x in jax.tree.leaves(state.opt_state) if x.ndim]
   assert sorted(sizes) == [10, 80]
   assert jax.tree.structure(state) == jax.tree.structure(drawn)
-  said = run.describe(state, origin)
+  said = describe(run, state, origin)
   assert "the head alone is trained: 90 of 2,518 parameters" in said
   assert "BatchNorm keeps its running statistics" in said
 
