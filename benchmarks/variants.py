@@ -19,7 +19,7 @@ import statistics
 
 import jax
 
-from flax_resnet.training import load_recipe, train
+from flax_resnet.training import load_recipe, Stopped, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -41,7 +41,7 @@ class Variant:
 
 PLAIN = "loss.label_smoothing=0.0"
 SMOOTH = "loss.label_smoothing=0.1"
-EMA = "ema_decay=0.998"
+EMA = "ema_decay=0.995"
 MIXUP = "augment.mixup=0.2"
 CUTMIX = "augment.cutmix=1.0"
 
@@ -69,7 +69,7 @@ STUDIES = {
   "fashion_regularisers": {
     "none of them": Variant("fashion_mnist", (PLAIN,)),
     "label smoothing 0.1": Variant("fashion_mnist", (SMOOTH,)),
-    "moving average 0.998": Variant("fashion_mnist", (PLAIN, EMA)),
+    "moving average 0.995": Variant("fashion_mnist", (PLAIN, EMA)),
     "mixup 0.2": Variant("fashion_mnist", (PLAIN, MIXUP)),
     "cutmix 1.0": Variant("fashion_mnist", (PLAIN, CUTMIX)),
     "all of them": Variant("fashion_mnist", (SMOOTH, EMA, MIXUP, CUTMIX)),
@@ -103,7 +103,8 @@ def run(
     ROOT / "configs" / f"{variant.recipe}.py", [f"seed={seed}", *overrides]
   )
   # Two studies that have a run in common share it.
-  name = "_".join([variant.recipe, *sorted(overrides), f"seed={seed}"])
+  told = sorted(o for o in overrides if not o.startswith("data.data_dir="))
+  name = "_".join([variant.recipe, *told, f"seed={seed}"])
   return train(config, folder / name.replace("/", "-"))
 
 
@@ -132,9 +133,13 @@ def main() -> None:
   changes = [text.removeprefix("--config.") for text in overrides]
   variants = STUDIES[flags.study]
   found = {name: [] for name in variants}
-  for seed in range(flags.seeds):  # Seed by seed: a row fills up evenly.
-    for name, variant in variants.items():
-      found[name].append(run(variant, seed, changes, flags.workdir))
+  try:
+    for seed in range(flags.seeds):  # Seed by seed: rows fill up evenly.
+      for name, variant in variants.items():
+        found[name].append(run(variant, seed, changes, flags.workdir))
+  except Stopped as stopped:
+    print(stopped)
+    raise SystemExit(stopped.exit_code) from None
   device = jax.devices()[0].device_kind
   print(
     f"\n{flags.study} on {jax.device_count()} x {device} {' '.join(changes)}\n"

@@ -26,9 +26,11 @@ def get_config() -> ConfigDict:
   config.optim.update(
     name="lars",
     learning_rate=10.5,
+    reference_batch_size=None,
     schedule="polynomial",
     power=2.0,
     warmup=2 / 37,
+    warmup_start=0.0,
     nesterov=False,
     weight_decay=5e-5,
     trust_coefficient=0.001,

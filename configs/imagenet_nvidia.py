@@ -25,9 +25,10 @@ def get_config() -> ConfigDict:
   config.augment.mixup = 0.2
   config.loss.label_smoothing = 0.1
   config.optim.update(
-    learning_rate=0.256 * 2048 / 256,
+    learning_rate=0.256,
     schedule="cosine",
     warmup=8 / 250,
+    warmup_start=0.0,
     momentum=0.875,
     nesterov=False,
     weight_decay=2**-15,

@@ -1,9 +1,10 @@
 """ResNet-50 on ImageNet, as in Goyal et al. 2017.
 
-Batch 1024, 90 epochs, learning rate 0.1 for each 256 examples, 5 epochs of
-warm-up, divided by 10 at epochs 30, 60 and 80, weight decay 1e-4 not on
-BatchNorm, the last scale of each block started at 0, BatchNorm over groups of
-32 as over the 32 examples of each of their workers; label smoothing off.
+Batch 1024, 90 epochs, learning rate 0.1 for each 256 examples, reached from 0.1
+in 5 epochs of warm-up, divided by 10 at epochs 30, 60 and 80, weight decay 1e-4
+not on BatchNorm, the last scale of each block started at 0, BatchNorm over
+groups of 32 as over the 32 examples of each of their workers; no label
+smoothing. --config.batch_size=8192 scales the rate with it.
 
 Command:   python train.py --config configs/imagenet_resnet50.py \
              --config.data.data_dir=DIR
@@ -59,9 +60,11 @@ def get_config() -> ConfigDict:
       loss=dict(label_smoothing=0.0),
       optim=dict(
         name="sgd",
-        learning_rate=0.1 * 1024 / 256,
+        learning_rate=0.1,
+        reference_batch_size=256,
         schedule="step",
         warmup=5 / 90,
+        warmup_start=0.1,
         boundaries=(30 / 90, 60 / 90, 80 / 90),
         decay_rate=0.1,
         momentum=0.9,

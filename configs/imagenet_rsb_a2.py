@@ -35,8 +35,10 @@ def get_config() -> ConfigDict:
   config.optim.update(
     name="lamb",
     learning_rate=5e-3,
+    reference_batch_size=None,
     schedule="cosine",
     warmup=5 / 300,
+    warmup_start=0.0,
     weight_decay=0.02,
     clip_norm=1.0,
   )

@@ -1,8 +1,8 @@
 """ResNet-50 on ImageNet as torchvision trained its first weights.
 
 Batch 256, 90 epochs, learning rate 0.1 divided by 10 every 30 epochs, no
-warm-up, plain momentum, BatchNorm over the 32 examples of each of 8 GPUs. Other
-than there, scales and biases are not decayed.
+warm-up, plain momentum, weight decay 1e-4 also on scales and biases, BatchNorm
+over the 32 examples of each of 8 GPUs.
 
 Command:   python train.py --config configs/imagenet_torchvision_v1.py \
              --config.data.data_dir=DIR
@@ -20,9 +20,10 @@ def get_config() -> ConfigDict:
   config.update(batch_size=256, eval_every=5_004, checkpoint_every=5_004)
   config.model.zero_init_residual = False
   config.optim.update(
-    learning_rate=0.1,
+    reference_batch_size=None,
     warmup=0.0,
     boundaries=(30 / 90, 60 / 90),
     nesterov=False,
+    decay_all=True,
   )
   return config

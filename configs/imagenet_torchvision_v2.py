@@ -36,8 +36,10 @@ def get_config() -> ConfigDict:
   config.loss.label_smoothing = 0.1
   config.optim.update(
     learning_rate=0.5,
+    reference_batch_size=None,
     schedule="cosine",
     warmup=5 / 600,
+    warmup_start=0.005,
     nesterov=False,
     weight_decay=2e-5,
   )

@@ -80,7 +80,7 @@ def check_fields(net: "ResNet") -> None:
     _check_dtype(field, getattr(net, field))
   if net.num_classes < 0:
     raise ValueError(f"num_classes is {net.num_classes}: use 0 or more")
-  for field in ("stochastic_depth", "dropout"):
+  for field in ("stochastic_depth", "dropout", "head_dropout"):
     if not 0 <= (rate := getattr(net, field)) < 1:
       raise ValueError(f"{field} is {rate}: use 0 or more, less than 1")
   if net.dropout and "dropout" not in inspect.signature(net.block).parameters:

@@ -36,6 +36,8 @@ class ResNet(nn.Module):
     stochastic_depth: The rate at which the last block is dropped in training;
       that of the others rises to it evenly from 0 (Huang et al. 2016).
     dropout: Rate within the blocks, in training (Wide ResNets only).
+    head_dropout: Rate at which pooled features are dropped before the head, in
+      training (Bello et al. 2021, section 5).
     output_stride: Input size over that of the last map: strides beyond it
       become dilations (Chen et al. 2017, arXiv:1706.05587). None for all
       strides. The parameters are the same.
@@ -67,6 +69,7 @@ class ResNet(nn.Module):
   zero_init_residual: bool = False
   stochastic_depth: float = 0.0
   dropout: float = 0.0
+  head_dropout: float = 0.0
   output_stride: int | None = None
   space_to_depth: bool = False
   remat: bool = False
@@ -97,6 +100,7 @@ class ResNet(nn.Module):
 
   def setup(self):
     if self.num_classes:
+      self.drop = nn.Dropout(self.head_dropout)
       self.head = nn.Dense(
         self.num_classes,
         # Goyal et al. 2017, section 5.1.
@@ -114,11 +118,14 @@ class ResNet(nn.Module):
       images: Normalised images.
       train: Whether to normalise with the statistics of the batch, and update
         the running ones: then apply with `mutable=["batch_stats"]`. With
-        `stochastic_depth` or `dropout`, also with `rngs={"dropout": key}`.
+        `stochastic_depth`, `dropout` or `head_dropout`, also with
+        `rngs={"dropout": key}`.
     """
     last = self.features(images, train=train)[f"stage{len(self.stage_sizes)}"]
     pooled = last.astype(at_least_float32(self.dtype)).mean((1, 2))
-    return self.head(pooled) if self.num_classes else pooled
+    if not self.num_classes:
+      return pooled
+    return self.head(self.drop(pooled, deterministic=not train))
 
   @nn.compact
   def features(

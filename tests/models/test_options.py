@@ -177,3 +177,34 @@ def test_dropout_of_wide_resnets():
   )[0]
   assert np.abs(apply(0) - apply(1)).max() > 1e-3
   np.testing.assert_array_equal(apply(0), apply(0))
+
+
+def test_head_dropout_drops_pooled_features_in_training():
+  """Of an identity as head, logits are 0 or the features over what is kept."""
+  make = functools.partial(fr.create_model, "resnet18", **SMALL)
+  model = make(num_classes=16, head_dropout=0.75)
+  variables = randomised(model)
+  head = {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}
+  variables["params"] |= {"head": head}
+  features, _ = make(num_classes=0).apply(
+    variables, IMAGES, train=True, mutable=["batch_stats"]
+  )
+
+  @jax.jit
+  def train(key):
+    rngs = {"dropout": key}
+    mutable = ["batch_stats"]
+    return model.apply(
+      variables, IMAGES, train=True, mutable=mutable, rngs=rngs
+    )[0]
+
+  kept = []
+  for seed in range(20):
+    logits = train(jax.random.key(seed))
+    assert_close(logits, jnp.where(logits == 0, 0, 4 * features))
+    kept.append((logits != 0)[features != 0])
+  assert 0.2 < np.concatenate(kept).mean() < 0.3
+  np.testing.assert_array_equal(
+    model.apply(variables, IMAGES, train=False),
+    make(num_classes=16).apply(variables, IMAGES, train=False),
+  )
