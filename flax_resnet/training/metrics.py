@@ -24,7 +24,9 @@ def sums(
   """Returns the sums over the examples of a batch that `mask` marks."""
   rank = _rank(logits, labels[:, None])
   return {
-    "loss": jnp.where(mask, losses, 0).sum(dtype=jnp.float32),
+    "loss": jnp.where(mask, losses, 0).sum(
+      dtype=jnp.promote_types(losses.dtype, jnp.float32)
+    ),
     "top1": (mask & (rank < 1)).sum(dtype=jnp.float32),
     "top5": (mask & (rank < 5)).sum(dtype=jnp.float32),
     "count": mask.sum(dtype=jnp.int32),
@@ -41,8 +43,8 @@ def _rank(logits: Array, label: Array) -> Array:
 
 
 def add(a: Sums, b: Sums) -> Sums:
-  """Returns the sums over both."""
-  return jax.tree.map(jnp.add, a, b)
+  """Returns the sums over both, in the dtypes of `a`."""
+  return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)
 
 
 def means(total: Sums) -> dict[str, float]:
