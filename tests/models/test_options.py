@@ -4,10 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet import sharding
 from flax_resnet.models.plan import plan_stages
 from flax_resnet.models.stacking import stack, unstack
 
@@ -208,3 +210,54 @@ def test_head_dropout_drops_pooled_features_in_training():
     model.apply(variables, IMAGES, train=False),
     make(num_classes=16).apply(variables, IMAGES, train=False),
   )
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_groups_are_per_device_batch_norm(devices):
+  """Against each device's own BatchNorm, as pmap had it, by `shard_map`."""
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  make = functools.partial(
+    fr.create_model,
+    "cifar_resnet8",
+    stage_features=(4, 8, 8),
+    dtype="float64",
+    param_dtype="float64",
+  )
+  with jax.enable_x64(True):
+    images = jax.random.normal(jax.random.key(3), (16, 9, 9, 3), "float64")
+    labels = jax.random.randint(jax.random.key(4), (16,), 0, 10)
+    variables = randomised(make(), images)
+
+    def step(model, images, labels):
+      def loss(params):
+        logits, new = model.apply(
+          variables | {"params": params},
+          images,
+          train=True,
+          mutable=["batch_stats"],
+        )
+        log_p = jax.nn.log_softmax(logits)
+        each = jnp.take_along_axis(log_p, labels[:, None], axis=1)
+        return -each.mean(), new["batch_stats"]
+
+      return jax.grad(loss, has_aux=True)(variables["params"])
+
+    @jax.jit
+    @functools.partial(
+      jax.shard_map,
+      mesh=mesh,
+      in_specs=PartitionSpec("batch"),
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    )
+    def per_device(images, labels):
+      return jax.lax.pmean(step(make(), images, labels), "batch")
+
+    in_groups = make(norm_group_size=16 // devices)
+    split = jax.device_put((images, labels), sharding.split_by_batch(mesh))
+    ours = jax.jit(functools.partial(step, in_groups))(*split)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12),
+      ours,
+      per_device(images, labels),
+    )
