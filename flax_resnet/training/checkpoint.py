@@ -62,10 +62,13 @@ class Checkpoints:
       metrics: Of the evaluation at this step; empty if there was none.
       about: What a reader of the checkpoint needs besides; plain values.
     """
+    arrays = dict(vars(state))
+    if not state.faults.count:  # As in a run of before there were any.
+      del arrays["faults"]
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+        state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
       ),
       metrics=dict(metrics),
     )
@@ -77,11 +80,15 @@ class Checkpoints:
       InputError: When its arrays are not those of `like`.
     """
     stored = self._manager.item_metadata(step)["state"].tree
-    self._check(step, _shapes(stored), _shapes(like))
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return self._manager.restore(
+    wanted = dict(vars(like))
+    if "faults" not in stored:
+      del wanted["faults"]
+    self._check(step, _shapes(stored), _shapes(wanted))
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+    restored = self._manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
     )["state"]
+    return like.replace(**restored)
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.data.datasets import Split
-from flax_resnet.training import checkpoint, curves, metrics
+from flax_resnet.training import checkpoint, curves, faults, metrics
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.evaluation import evaluate
@@ -41,6 +41,7 @@ def train(
 
   Raises:
     InputError: When config and workdir cannot be used; nothing is written.
+    RunError: When a step is not finite, see `faults`.
     Stopped: At SIGINT or SIGTERM, after a checkpoint.
   """
   workdir = pathlib.Path(workdir)
@@ -93,6 +94,8 @@ def _fit(
     stopping = signals.to_stop()
 
     row = {}
+    if stopping or run.is_looked_at(step):
+      faults.check(state.faults, recipe.skip_nonfinite, run.learning_rate)
     if run.is_due(step, recipe.log_every):
       row |= _training_metrics(run, state, step, pace)
       state = state.replace(sums=run.zero_sums())
@@ -113,11 +116,13 @@ def _training_metrics(
 ) -> dict[str, float]:
   """Fetches the sums since the last call: waits for the device."""
   means = metrics.means(state.sums)
+  known = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
+  skipped = int(state.faults.count)
   return {
-    "train/loss": means["loss"],
-    "train/top1": means["top1"],
-    "learning_rate": float(np.asarray(run.learning_rate(step - 1))),
+    **{f"train/{key}": means[key] for key in known},
+    "learning_rate": float(np.asarray(run.learning_rate(step - 1 - skipped))),
     "images_per_second": pace.lap(step) * run.recipe.batch_size,
+    **({"train/skipped_steps": skipped} if run.recipe.skip_nonfinite else {}),
     **_skipped("train", run.dataset.train),
   }
 
