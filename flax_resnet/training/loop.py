@@ -12,7 +12,15 @@ import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.data.datasets import Split
-from flax_resnet.training import checkpoint, curves, faults, metrics
+from flax_resnet.training import (
+  checkpoint,
+  curves,
+  digests,
+  faults,
+  hosts,
+  lock,
+  metrics,
+)
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.evaluation import evaluate
@@ -54,6 +62,8 @@ def train(
     if not checkpoint.exists(folder):
       # A run that continues needs its weight file no more.
       state, origin = warm_start(run, state)
+    stack.enter_context(lock.held(workdir))
+    damaged = hosts.first(lambda: digests.set_damaged_aside(folder))
     checkpoints = Checkpoints(folder, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
@@ -62,7 +72,7 @@ def train(
       workdirs.write_json(workdir / "config.json", config)
     log = Logbook(workdir, int(state.step), run.num_steps, _writes())
     stack.callback(log.close)
-    log.say(run.describe(state, origin))
+    log.say(run.describe(state, (*origin, *damaged.splitlines())))
 
     with StopSignals(jax.process_count()) as signals:
       state = _fit(run, state, checkpoints, log, signals)
