@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from flax_resnet.training.interrupt import Stopped
-from flax_resnet.training.schema import InputError
+from flax_resnet.training.schema import InputError, RunError
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,17 +57,17 @@ def keep_what_is_compiled() -> None:
 def exits() -> Iterator[None]:
   """Ends the process with one sentence and a code where the work cannot go on.
 
-  1 when another host is gone, 2 after a wrong input, 130 after Ctrl-C, 143
-  after SIGTERM.
+  1 when a run has failed or another host is gone, 2 after a wrong input, 130
+  after Ctrl-C, 143 after SIGTERM.
   """
   # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
   # half-written checkpoint to be removed.
   logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     yield
-  except InputError as error:
+  except (InputError, RunError) as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(2 if isinstance(error, InputError) else 1)
   except Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(stop.exit_code)

@@ -8,3 +8,4 @@ with epy.lazy_api_imports(globals()):
   from flax_resnet.training.loop import train as train
   from flax_resnet.training.recipe import load_recipe as load_recipe
   from flax_resnet.training.schema import InputError as InputError
+  from flax_resnet.training.schema import RunError as RunError

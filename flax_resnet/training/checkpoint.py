@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from flax_resnet.training import digests
 from flax_resnet.training.schema import InputError
 from flax_resnet.training.state import TrainState
 
@@ -42,10 +43,7 @@ class Checkpoints:
         # Without it, Orbax forgets the metrics when the run is restarted.
         best_fn=_top1,
       ),
-      item_handlers={
-        "state": ocp.StandardCheckpointHandler(),
-        "about": ocp.JsonCheckpointHandler(),
-      },
+      handler_registry=_handlers(),
     )
 
   def latest_step(self) -> int | None:
@@ -62,10 +60,13 @@ class Checkpoints:
       metrics: Of the evaluation at this step; empty if there was none.
       about: What a reader of the checkpoint needs besides; plain values.
     """
+    arrays = dict(vars(state))
+    if not state.faults.count:  # As in a run of before there were any.
+      del arrays["faults"]
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+        state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
       ),
       metrics=dict(metrics),
     )
@@ -74,18 +75,34 @@ class Checkpoints:
     """Returns a checkpoint's state, laid out over the devices as `like` is.
 
     Raises:
-      InputError: When its arrays are not those of `like`.
+      InputError: When its arrays are not those of `like`, or cannot be read.
     """
-    stored = self._manager.item_metadata(step)["state"].tree
-    self._check(step, _shapes(stored), _shapes(like))
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    )["state"]
+    try:
+      return self._restore(step, like)
+    except InputError:
+      raise
+    except Exception as error:  # TensorStore's, Python's, JAX's.
+      what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+      raise InputError(
+        f"checkpoint {self._directory / str(step)} cannot be read: {what}: "
+        "remove it, and the run goes on from the one before it"
+      ) from error
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written."""
     self._manager.close()
+
+  def _restore(self, step: int, like: TrainState) -> TrainState:
+    stored = self._manager.item_metadata(step)["state"].tree
+    wanted = dict(vars(like))
+    if "faults" not in stored:
+      del wanted["faults"]
+    self._check(step, _shapes(stored), _shapes(wanted))
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    )["state"]
+    return like.replace(**restored)
 
   def _check(self, step: int, stored: dict, wanted: dict) -> None:
     problems = []
@@ -105,6 +122,18 @@ class Checkpoints:
         f"optimizer: {', '.join(problems[:5])}{more}: use the config that "
         "wrote it, or another --workdir"
       )
+
+
+def _handlers() -> Any:
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  state, about = digests.DigestingHandler(), ocp.JsonCheckpointHandler()
+  for name, handler, kinds in (
+    ("state", state, (ocp.args.StandardSave, ocp.args.StandardRestore)),
+    ("about", about, (ocp.args.JsonSave, ocp.args.JsonRestore)),
+  ):
+    for kind in kinds:
+      registry.add(name, kind, handler)
+  return registry
 
 
 def _top1(metrics: Mapping[str, float]) -> float:

@@ -110,6 +110,8 @@ class Logbook:
       line += f"  lr {row['learning_rate']:.4f}"
       line += f"  {row['images_per_second']:,.0f} images/s"
       line += f"  {self._left(row['step'])} left"
+    if row.get("train/skipped_steps"):
+      line += f"  {row['train/skipped_steps']} steps skipped"
     if row.get("train/skipped"):
       line += f"  {row['train/skipped']} broken images skipped"
     if "val/top1" in row:

@@ -13,7 +13,15 @@ import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.data.datasets import Split
-from flax_resnet.training import checkpoint, curves, metrics
+from flax_resnet.training import (
+  checkpoint,
+  curves,
+  digests,
+  faults,
+  hosts,
+  lock,
+  metrics,
+)
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.announcement import describe
 from flax_resnet.training.checkpoint import Checkpoints
@@ -43,6 +51,7 @@ def train(
 
   Raises:
     InputError: When config and workdir cannot be used; nothing is written.
+    RunError: When a step is not finite, see `faults`.
     Stopped: At SIGINT or SIGTERM, after a checkpoint.
   """
   workdir = pathlib.Path(workdir)
@@ -55,6 +64,8 @@ def train(
     if not checkpoint.exists(folder):
       # A run that continues needs its weight file no more.
       state, origin = warm_start(run, state)
+    stack.enter_context(lock.held(workdir))
+    damaged = hosts.first(lambda: digests.set_damaged_aside(folder))
     checkpoints = Checkpoints(folder, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
@@ -63,7 +74,7 @@ def train(
       workdirs.write_json(workdir / "config.json", config)
     log = Logbook(workdir, int(state.step), run.num_steps, _writes())
     stack.callback(log.close)
-    log.say(describe(run, state, origin))
+    log.say(describe(run, state, (*origin, *damaged.splitlines())))
 
     with StopSignals(jax.process_count()) as signals:
       state = _fit(run, state, checkpoints, log, signals)
@@ -98,6 +109,8 @@ def _fit(
     stopping = signals.to_stop()
 
     row = {}
+    if stopping or run.is_looked_at(step):
+      faults.check(state.faults, recipe.skip_nonfinite, run.learning_rate)
     if run.is_due(step, recipe.log_every):
       row |= _training_metrics(run, state, step, pace)
       state = state.replace(sums=run.zero_sums())
@@ -118,11 +131,13 @@ def _training_metrics(
 ) -> dict[str, float]:
   """Fetches the sums since the last call: waits for the device."""
   means = metrics.means(state.sums)
+  known = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
+  skipped = int(state.faults.count)
   return {
-    "train/loss": means["loss"],
-    "train/top1": means["top1"],
-    "learning_rate": float(np.asarray(run.learning_rate(step - 1))),
+    **{f"train/{key}": means[key] for key in known},
+    "learning_rate": float(np.asarray(run.learning_rate(step - 1 - skipped))),
     "images_per_second": pace.lap(step) * run.recipe.batch_size,
+    **({"train/skipped_steps": skipped} if run.recipe.skip_nonfinite else {}),
     **_skipped("train", run.dataset.train),
   }
 

@@ -1,5 +1,7 @@
 """Loss and accuracy: sums on the device, means where they are logged."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -48,9 +50,14 @@ def add(a: Sums, b: Sums) -> Sums:
 
 
 def means(total: Sums) -> dict[str, float]:
-  """Returns "loss", "top1" and "top5" (shares) and "count" on the host."""
+  """Returns "loss", "top1" and "top5" (shares) and "count" on the host.
+
+  Over no example, the means are NaN.
+  """
   host = jax.device_get(total)
   count = int(host["count"])
-  return {key: float(host[key]) / count for key in ("loss", "top1", "top5")} | {
-    "count": count
+  means = {
+    key: float(host[key]) / count if count else math.nan
+    for key in ("loss", "top1", "top5")
   }
+  return means | {"count": count}

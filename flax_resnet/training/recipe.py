@@ -39,6 +39,8 @@ class Recipe:
       statistics keeps; evaluation takes the average. 0 for none. See
       `averaging.follow`.
     ema_every: Steps between two updates of this average.
+    skip_nonfinite: How many steps of the run may be skipped as their loss or
+      gradient is not finite; one more ends it. See `faults.settle`.
     freeze_trunk: Whether the head alone is trained, on a trunk that works as in
       evaluation: running statistics, no dropout, no stochastic depth.
     model: Arguments of `models.create_model`.
@@ -65,6 +67,7 @@ class Recipe:
   init_from: str | None = None
   ema_decay: float = 0.0
   ema_every: int = 1
+  skip_nonfinite: int = 0
   freeze_trunk: bool = False
   model: Mapping[str, Any]
   data: Mapping[str, Any]
@@ -87,6 +90,10 @@ class Recipe:
       "ema_every",
     ):
       _at_least_1(name, getattr(self, name))
+    if self.skip_nonfinite < 0:
+      raise ValueError(
+        f"skip_nonfinite is {self.skip_nonfinite}: use 0 or more"
+      )
     if not 0 <= self.ema_decay < 1:
       raise ValueError(
         f"ema_decay is {self.ema_decay}: use 0 or more, less than 1"

@@ -58,6 +58,10 @@ class Run:
     """Whether what is done at `every` so many steps is due after `step`."""
     return step % every == 0 or step == self.num_steps
 
+  def is_looked_at(self, step: int) -> bool:
+    """Whether anything is due after `step`, for which the host waits."""
+    return any(self.is_due(step, every) for every in self._dues())
+
   def train_calls(self, first_step: int) -> Iterator[tuple[Any, int]]:
     """Yields what `train_step` takes, and how many steps it does with it.
 
@@ -78,13 +82,15 @@ class Run:
 
   def _counts(self, step: int) -> Iterator[int]:
     """Yields the lengths of the calls from `step` to the end."""
-    recipe = self.recipe
-    dues = (recipe.log_every, recipe.eval_every, recipe.checkpoint_every)
     while step < self.num_steps:
-      ends = [every - step % every for every in dues]
-      count = min(recipe.steps_per_call, self.num_steps - step, *ends)
+      ends = [every - step % every for every in self._dues()]
+      count = min(self.recipe.steps_per_call, self.num_steps - step, *ends)
       yield count
       step += count
+
+  def _dues(self) -> tuple[int, ...]:
+    recipe = self.recipe
+    return recipe.log_every, recipe.eval_every, recipe.checkpoint_every
 
   @property
   def steps_per_epoch(self) -> float:
@@ -233,6 +239,7 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       ema_decay=recipe.ema_decay,
       ema_every=recipe.ema_every,
       freeze_trunk=recipe.freeze_trunk,
+      skip_nonfinite=recipe.skip_nonfinite,
     ),
     eval_step=steps.make_eval_step(model, prepared, mesh=mesh),
     normalize=prepared,

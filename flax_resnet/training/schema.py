@@ -25,6 +25,10 @@ class InputError(Exception):
   """A wrong input, told in one sentence; commands print it and exit with 2."""
 
 
+class RunError(Exception):
+  """A run that cannot go on, told in one sentence; commands exit with 1."""
+
+
 @contextlib.contextmanager
 def wrong_input(where: str) -> Iterator[None]:
   """Tells errors of the user's values as an InputError that says `where`."""

@@ -11,7 +11,7 @@ import optax
 
 from flax_resnet.models import ResNet
 from flax_resnet.models.start import initial_variables
-from flax_resnet.training import averaging, metrics
+from flax_resnet.training import averaging, faults, metrics
 
 
 class TrainState(struct.PyTreeNode):
@@ -26,6 +26,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Of the optimizer.
     sums: Of the training metrics since they were last logged, so that a
       resumed run logs what an undisturbed one does.
+    faults: The steps that were not finite.
   """
 
   step: jax.Array
@@ -33,6 +34,7 @@ class TrainState(struct.PyTreeNode):
   batch_stats: Any
   opt_state: optax.OptState
   sums: metrics.Sums
+  faults: faults.Faults
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def create_state(
     batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(trained_part(variables["params"], freeze_trunk)),
     sums=metrics.zeros(),
+    faults=faults.none(),
   )
   if not averaged:
     return state

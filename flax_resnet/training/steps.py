@@ -13,6 +13,7 @@ from flax_resnet.models import operations, ResNet
 from flax_resnet.training import (
   accumulation,
   averaging,
+  faults,
   losses,
   metrics,
   resident,
@@ -38,6 +39,7 @@ def make_train_step(
   ema_decay: float = 0.0,
   ema_every: int = 1,
   freeze_trunk: bool = False,
+  skip_nonfinite: int = 0,
 ) -> TrainStep:
   """Returns the jitted update; it takes the state's memory (donation).
 
@@ -54,6 +56,7 @@ def make_train_step(
     ema_decay: Of an `AveragedState`, see `averaging.follow`.
     ema_every: Likewise.
     freeze_trunk: If so, nothing is computed backwards through the trunk.
+    skip_nonfinite: Steps that may be skipped, see `faults.settle`.
   """
 
   def gradients(state: TrainState, key: jax.Array, batch: Batch):
@@ -88,23 +91,23 @@ def make_train_step(
     trained = trained_part(state.params, freeze_trunk)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
-    state = state.replace(
+    after = state.replace(
       step=state.step + 1,
       params={**state.params, **trained},
       batch_stats={**state.batch_stats, **batch_stats},
       opt_state=opt_state,
       sums=metrics.add(state.sums, new),
     )
-    if isinstance(state, AveragedState):
+    if isinstance(after, AveragedState):
       average = averaging.follow(
-        state.average,
-        state.variables,
-        state.step,
+        after.average,
+        after.variables,
+        after.step,
         decay=ema_decay,
         every=ema_every,
       )
-      state = state.replace(average=average)
-    return state
+      after = after.replace(average=average)
+    return faults.settle(state, after, grads, new, skip_nonfinite)
 
   return jax.jit(
     train_step if steps_per_call == 1 else resident.repeat(train_step, mesh),

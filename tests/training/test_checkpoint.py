@@ -1,10 +1,12 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import InputError, metrics
+from flax_resnet.training import faults, InputError, metrics
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.state import TrainState
 
@@ -18,6 +20,7 @@ def state(mesh):
     batch_stats={"stem": {"mean": draw(4)}},
     opt_state=({"stem": draw(4)}, ()),
     sums=metrics.zeros(),
+    faults=faults.none(),
   )
   return jax.device_put(state, sharding.replicated(mesh))
 
@@ -51,6 +54,26 @@ def test_the_latest_and_the_best_stay_also_after_a_restart(tmp_path, state):
   assert kept(tmp_path) == [2, 4, 5]
   save(tmp_path, state, {6: 0.1, 7: 0.8})
   assert kept(tmp_path) == [2, 6, 7]
+
+
+def test_faults_are_kept_once_there_are_any(tmp_path, state):
+  faulty = state.replace(faults=state.faults.replace(count=jnp.int32(2)))
+  save(tmp_path, state, {3: 0.5})
+  save(tmp_path, faulty, {4: 0.5})
+  checkpoints = Checkpoints(tmp_path, 2)
+  blank = jax.tree.map(jnp.zeros_like, state)
+  before, after = (checkpoints.restore(step, blank) for step in (3, 4))
+  checkpoints.close()
+  assert (int(before.faults.count), int(after.faults.count)) == (0, 2)
+  names = [
+    set(
+      json.loads((tmp_path / f"{step}/state/_METADATA").read_text())[
+        "tree_metadata"
+      ]
+    )
+    for step in (3, 4)
+  ]
+  assert {name.split("'")[1] for name in names[1] - names[0]} == {"faults"}
 
 
 def test_an_empty_folder_has_no_step(tmp_path):
