@@ -77,7 +77,8 @@ def exits() -> Iterator[None]:
   try:
     yield
   except InputError as error:
-    print(f"error: {printable(str(error))}", file=sys.stderr)
+    line = " ".join(str(error).split())
+    print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(2)
   except Stopped as stop:
     print(stop, file=sys.stderr)
@@ -104,12 +105,11 @@ def exits() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-  """Returns text on one line, with escapes for what would steer a terminal.
+  """Returns text with escapes for new lines and for what steers a terminal.
 
   Names of files and of classes come from others, and may hold anything.
   """
-  line = " ".join(text.split())
-  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _lost_a_host(error: Exception) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 import simplejpeg
 
-
 # What Pillow may take a file for. It knows many more, whose readers are little
 # used; that of EPS starts Ghostscript, which runs the program in the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

@@ -6,6 +6,8 @@ from typing import Any
 
 # More than any config or list of class names is.
 MAX_BYTES = 2**26
+MAX_DEPTH = 32  # Likewise: brackets within each other.
+_DEEP = "too many brackets within each other"
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
@@ -22,7 +24,16 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(data)
   except RecursionError as error:
-    raise ValueError("too many brackets within each other") from error
+    raise ValueError(_DEEP) from error
   if not isinstance(found, dict):
     raise ValueError("something else than an object")
+  if _is_deep(found, MAX_DEPTH):
+    raise ValueError(_DEEP)
   return found
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+  if not isinstance(value, (dict, list)):
+    return False
+  inside = value.values() if isinstance(value, dict) else value
+  return levels == 0 or any(_is_deep(each, levels - 1) for each in inside)

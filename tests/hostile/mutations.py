@@ -1,6 +1,7 @@
 """Damage to bytes and to JSON, drawn by a seed."""
 
 from collections.abc import Callable, Sequence
+import copy
 import json
 import random
 import struct
@@ -116,7 +117,7 @@ def damaged_json(value: Any, rng: random.Random) -> bytes:
 def _changed(value: Any, rng: random.Random) -> Any:
   inside = isinstance(value, (dict, list)) and len(value) > 0
   if not inside or rng.random() < 0.03:
-    return rng.choice(VALUES)
+    return copy.deepcopy(rng.choice(VALUES))
   at = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
   if isinstance(value[at], (dict, list)) and rng.random() < 0.8:
     value[at] = _changed(value[at], rng)
@@ -127,7 +128,7 @@ def _changed(value: Any, rng: random.Random) -> Any:
   elif what < 0.25 and isinstance(value, dict):
     value[rng.choice(_KEYS)] = value.pop(at)
   elif what < 0.35 and isinstance(value, dict):
-    value[rng.choice(_KEYS)] = rng.choice(VALUES)
+    value[rng.choice(_KEYS)] = copy.deepcopy(rng.choice(VALUES))
   else:
-    value[at] = rng.choice(VALUES)
+    value[at] = copy.deepcopy(rng.choice(VALUES))
   return value

@@ -46,11 +46,10 @@ class Watch:
       return
     if event in _FORBIDDEN or event == "socket.connect":
       self.seen += (f"{event} {arguments!r:.200}",)
-    elif event in ("os.remove", "os.rename", "os.mkdir", "os.link"):
+    elif event in ("os.remove", "os.rename", "os.mkdir", "os.link") or (
+      event == "open" and (arguments[2] or 0) & _WRITES
+    ):
       self._check(event, arguments[0])
-    elif event == "open" and isinstance(arguments[2], int):
-      if arguments[2] & _WRITES:
-        self._check(event, arguments[0])
 
   def _check(self, event: str, path: object) -> None:
     if isinstance(path, (str, bytes, os.PathLike)):
@@ -174,7 +173,7 @@ def _kind(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _descriptor_2() -> Iterator[Callable[[], bytes]]:
-  """Yields what returns the errors that C code has printed since its last call."""
+  """Yields what returns the errors that C code has printed since."""
   with tempfile.TemporaryFile() as file:
 
     def printed() -> bytes:

@@ -133,7 +133,7 @@ def pytorch_files(place):
 
 
 def repacked(data, rng, good):
-  """Returns a zip of PyTorch in which the pickle, or another part, is damaged."""
+  """Returns a zip of PyTorch whose pickle, or another part, is damaged."""
   if not zipfile.is_zipfile(io.BytesIO(data)):
     return data
   file = io.BytesIO()
