@@ -146,7 +146,7 @@ def read(path: pathlib.Path) -> list[Row]:
   return [row for row in rows if row is not None]
 
 
-def is_evaluation(row: Row) -> bool:
+def is_evaluation(row: Mapping[str, Any]) -> bool:
   """Whether a row tells all that is told of an evaluation."""
   return {"val/top1", "val/count"} <= row.keys()
 

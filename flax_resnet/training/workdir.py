@@ -92,8 +92,8 @@ def _compare(path: pathlib.Path, old: Any, new: Any) -> None:
     more = f" and {len(differ) - 10} more keys" if len(differ) > 10 else ""
     raise InputError(
       f"workdir {path.parent} holds a run of another config, which differs in "
-      f"{', '.join(differ[:10])}{more}: choose another --workdir, or the same config to "
-      "continue that run"
+      f"{', '.join(differ[:10])}{more}: choose another --workdir, or the same "
+      "config to continue that run"
     )
 
 

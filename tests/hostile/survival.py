@@ -26,6 +26,7 @@ MEMORY = 2**31  # Bytes that the process may grow by.
 COUNTS = [300, pytest.param(20_000, marks=pytest.mark.slow)]
 # What nobody sees: Python shows these where they are raised by `__main__`.
 _UNSEEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning)
+_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.link")
 _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 # It prints by itself; Pillow has no switch for it.
 _LIBTIFF = re.compile(rb"(tempfile\.tif|TIFF\w+|\w+(Decode|Tag)\w*): ")
@@ -46,7 +47,7 @@ class Watch:
       return
     if event in _FORBIDDEN or event == "socket.connect":
       self.seen += (f"{event} {arguments!r:.200}",)
-    elif event in ("os.remove", "os.rename", "os.mkdir", "os.link") or (
+    elif event in _CHANGES or (
       event == "open" and (arguments[2] or 0) & _WRITES
     ):
       self._check(event, arguments[0])
