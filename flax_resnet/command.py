@@ -15,6 +15,9 @@ import warnings
 from flax_resnet.training.interrupt import Stopped
 from flax_resnet.training.schema import InputError
 
+# Characters that are printed of an error; a value in it may have millions.
+MAX_SENTENCE = 1_500
+
 
 class Parser(argparse.ArgumentParser):
   """A parser whose errors are InputErrors."""
@@ -77,8 +80,9 @@ def exits() -> Iterator[None]:
   try:
     yield
   except InputError as error:
-    line = " ".join(str(error).split())
-    print(f"error: {printable(line)}", file=sys.stderr)
+    line = printable(" ".join(str(error).split()))
+    cut = "…" if len(line) > MAX_SENTENCE else ""
+    print(f"error: {line[:MAX_SENTENCE]}{cut}", file=sys.stderr)
     sys.exit(2)
   except Stopped as stop:
     print(stop, file=sys.stderr)
