@@ -3,15 +3,20 @@
 import argparse
 from collections.abc import Iterator
 import contextlib
+import io
 import logging
 import os
 import pathlib
 import signal
 import sys
 from typing import Any, NoReturn
+import warnings
 
 from flax_resnet.training.interrupt import Stopped
 from flax_resnet.training.schema import InputError, RunError
+
+# Characters that are printed of an error; a value in it may have millions.
+MAX_SENTENCE = 1_500
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,10 +68,21 @@ def exits() -> Iterator[None]:
   # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
   # half-written checkpoint to be removed.
   logging.getLogger("absl").setLevel(logging.ERROR)
+  # Pillow of odd files, which are then read rightly or told in one sentence.
+  logging.getLogger("PIL").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", module=r"PIL\.")
+  # Orbax, where it fails, of what it had begun with, and what it had not.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+  # A file name may hold what is no text, and is printed nevertheless.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
   except (InputError, RunError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    line = printable(" ".join(str(error).split()))
+    cut = "…" if len(line) > MAX_SENTENCE else ""
+    print(f"error: {line[:MAX_SENTENCE]}{cut}", file=sys.stderr)
     sys.exit(2 if isinstance(error, InputError) else 1)
   except Stopped as stop:
     print(stop, file=sys.stderr)
@@ -90,6 +106,14 @@ def exits() -> Iterator[None]:
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def printable(text: str) -> str:
+  """Returns text with escapes for new lines and for what steers a terminal.
+
+  Names of files and of classes come from others, and may hold anything.
+  """
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _lost_a_host(error: Exception) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from flax_resnet.data import transforms
 from flax_resnet.data.augment import normalize
-from flax_resnet.data.folder import ENDINGS
+from flax_resnet.data.folder import ENDINGS, images_below, read_file
 from flax_resnet.models import operations, ResNet
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
 from flax_resnet.weights.pretrained import Pretrained
@@ -69,8 +69,7 @@ class Predictor:
     """Returns the pixels of a file that the network sees.
 
     Raises:
-      ValueError: When it is not an image.
-      OSError: When it cannot be read.
+      ValueError: When it is not an image, or cannot be read.
     """
     transform = transforms.center_crop(
       self.channels,
@@ -80,9 +79,7 @@ class Predictor:
     )
     try:
       # Evaluation draws no random numbers.
-      return transform(
-        pathlib.Path(path).read_bytes(), np.random.default_rng(0)
-      )
+      return transform(read_file(path), np.random.default_rng(0))
     except ValueError as error:
       raise ValueError(f"{path}: {error}") from error
 
@@ -104,8 +101,7 @@ class Predictor:
       batch_size: Files that are looked at together.
 
     Raises:
-      ValueError: At a file that is not an image.
-      OSError: At a file that cannot be read.
+      ValueError: At a file that is not an image, or cannot be read.
     """
     forward = jax.jit(
       lambda *a: jax.nn.softmax(self.logits(*a)),
@@ -135,11 +131,11 @@ def find_images(what: Sequence[str]) -> list[pathlib.Path]:
 
 
 def _find(name: str) -> list[pathlib.Path]:
-  path = pathlib.Path(name).expanduser()
+  path = pathlib.Path(os.path.expanduser(name))
   if path.is_file():
     return [path]
   if path.is_dir():
-    inside = path.rglob("*")
+    inside = map(pathlib.Path, images_below(path))
   elif glob.has_magic(name):
     inside = map(pathlib.Path, glob.iglob(str(path), recursive=True))
   else:

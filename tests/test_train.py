@@ -274,7 +274,7 @@ def test_a_config_that_is_not_finite_is_refused(recipe, tmp_path, run):
   flags = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
   code, _, err = run(*flags, "--config.augment.mean=(1e999,)")
   assert code == 2
-  assert "config.augment.mean is [inf]: use finite num" in one_sentence(err)
+  assert "config.augment.mean is (inf,): use finite num" in one_sentence(err)
   assert not (tmp_path / "run").exists()
 
 

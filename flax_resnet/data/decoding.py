@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flax_resnet.data.jpeg import ImageError, Jpeg
+from flax_resnet.data.jpeg import FORMATS, ImageError, Jpeg
 
 # Of an image, beyond which it is taken for a decompression bomb: Pillow's own
 # bound, a quarter of a gigabyte of RGB.
@@ -124,7 +124,7 @@ def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
 
 def _by_pillow(image: bytes, channels: int) -> np.ndarray:
   try:
-    with Image.open(io.BytesIO(image)) as picture:
+    with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
       _check_size(picture.height, picture.width)
       pixels = _convert(ImageOps.exif_transpose(picture), channels)
   except UnidentifiedImageError as error:

@@ -1,9 +1,11 @@
 """An image folder as a source: a folder a class, nothing to prepare."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import operator
 import os
 import pathlib
+import stat
 from typing import SupportsIndex
 
 from flax_resnet.data import splits
@@ -15,6 +17,8 @@ ENDINGS = (
   *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
   *(".ppm", ".pgm"),
 )
+# Of a file: what a TIFF of `decoding.MAX_PIXELS` has with 16 bits a channel.
+MAX_BYTES = 2**30
 
 
 class FolderSource:
@@ -48,7 +52,7 @@ class FolderSource:
     class_names: Sequence[str] | None = None,
     strict: bool = True,
   ):
-    folder = _folder_of_split(pathlib.Path(root).expanduser(), split)
+    folder = _folder_of_split(pathlib.Path(os.path.expanduser(root)), split)
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
     _check_classes(folder, found, self.class_names, strict)
@@ -71,11 +75,7 @@ class FolderSource:
 
   def __getitem__(self, index: SupportsIndex) -> Record:
     path, label = self._files[operator.index(index)]
-    try:
-      with open(path, "rb") as file:
-        image = file.read()
-    except OSError as error:
-      raise ImageError(f"the file cannot be read: {error.strerror}") from error
+    image = read_file(path)
     if not image:
       raise ImageError("the file is empty")
     if image.startswith(b"GIF8") and not path.lower().endswith(".gif"):
@@ -133,16 +133,60 @@ def _check_classes(
 
 
 def _images(folder: pathlib.Path, strict: bool) -> list[str]:
-  """Returns the image files in a folder and below, sorted."""
-  found = sorted(
-    os.path.join(where, file)
-    for where, _, files in os.walk(folder, followlinks=True)
-    for file in files
-    if file.lower().endswith(ENDINGS) and not file.startswith(".")
-  )
+  """Returns the image files of a class, sorted."""
+  found = sorted(images_below(folder))
   if strict and not found:
     raise ValueError(
       f"class folder {folder} has no images ({', '.join(ENDINGS)}): remove it, "
       "or set on_error='skip' to keep a class without any"
     )
   return found
+
+
+def images_below(folder: str | os.PathLike) -> Iterator[str]:
+  """Yields the image files in a folder and below.
+
+  Links are followed. Each folder is looked into once, as links may lead in
+  circles; one that cannot be looked into counts as empty.
+  """
+  waiting, seen = [os.fspath(folder)], set()
+  while waiting:
+    where = waiting.pop()
+    with contextlib.suppress(OSError):
+      status = os.stat(where)
+      if (this := (status.st_dev, status.st_ino)) in seen:
+        continue
+      seen.add(this)
+      with os.scandir(where) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+          # A link to itself is an error to `entry.is_dir`.
+          if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+            waiting.append(entry.path)
+          elif _is_image(entry.name):
+            yield entry.path
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+  """Returns the content of an image file.
+
+  Raises:
+    ImageError: When it cannot be read, or is longer than any image is.
+  """
+  try:
+    status = os.stat(path)
+    # A pipe would be waited for, and a device may have no end.
+    if not stat.S_ISREG(status.st_mode):
+      raise ImageError("the file cannot be read: it is a pipe or a device")
+    if status.st_size > MAX_BYTES:
+      raise ImageError(
+        f"the file has {status.st_size:,} bytes, more than {MAX_BYTES:,}: "
+        "it would fill the memory"
+      )
+    with open(path, "rb") as file:
+      return file.read(MAX_BYTES)
+  except OSError as error:
+    raise ImageError(f"the file cannot be read: {error.strerror}") from error
+
+
+def _is_image(name: str) -> bool:
+  return name.lower().endswith(ENDINGS) and not name.startswith(".")

@@ -12,6 +12,10 @@ import numpy as np
 from PIL import Image
 import simplejpeg
 
+# What Pillow may take a file for. It knows many more, whose readers are little
+# used; that of EPS starts Ghostscript, which runs the program in the file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
 
 class ImageError(ValueError):
   """A file that is no image, or a broken one."""
@@ -94,7 +98,8 @@ def _turned(jpeg: bytes) -> bool:
   """Whether EXIF says that the rows of a file are not those of the picture."""
   orientation = 0x0112
   try:
-    return Image.open(io.BytesIO(jpeg)).getexif().get(orientation, 1) != 1
+    picture = Image.open(io.BytesIO(jpeg), formats=FORMATS)
+    return picture.getexif().get(orientation, 1) != 1
   except Exception:  # Whatever Pillow meets in a broken header: it may say so.
     return True
 

@@ -10,7 +10,7 @@ from flax_resnet.insight import figures
 from flax_resnet.insight.probe import Probe
 from flax_resnet.insight.study import written
 from flax_resnet.insight.trained import Trained
-from flax_resnet.training.logbook import read
+from flax_resnet.training.logbook import is_evaluation, read
 from flax_resnet.training.schema import InputError
 from flax_resnet.training.state import count_parameters
 from flax_resnet.training.workdir import read_config
@@ -169,13 +169,13 @@ def _metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines of a run, one of them an evaluation at least."""
   read_config(workdir)  # Fails in a folder that is not a workdir.
   rows = read(workdir / "metrics.jsonl")
-  if not any("val/top1" in row for row in rows):
+  if not any(map(is_evaluation, rows)):
     raise InputError(f"the run in {workdir} has not been evaluated yet")
   return rows
 
 
 def _row(trained: Trained, metrics: Sequence[Mapping[str, Any]]) -> Row:
-  evaluated = [row for row in metrics if "val/top1" in row][-1]
+  evaluated = [row for row in metrics if is_evaluation(row)][-1]
   logged = [row for row in metrics if "train/top1" in row]
   return Row(
     model=trained.run.recipe.model["name"],

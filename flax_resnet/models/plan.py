@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 import dataclasses
 import inspect
-from typing import TYPE_CHECKING
+import numbers
+from typing import Any, TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+import numpy as np
 
 from flax_resnet.models.shortcut import SHORTCUTS
 from flax_resnet.models.stem import STEMS
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
   from flax_resnet.models.resnet import ResNet
 
 NORMS = ("batch", "none")
+# Far above what anyone has, far below what is slow to count or overflows.
+MAX_BLOCKS = 10_000
+MAX_FEATURES = 2**16
+MAX_CLASSES = 10_000_000
+_WHOLE = ("num_classes", "norm_group_size", "output_stride")
+_RATES = ("stochastic_depth", "dropout", "head_dropout")
+_SWITCHES = (
+  "use_bias",
+  "zero_init_residual",
+  "space_to_depth",
+  "remat",
+  "scan",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +83,7 @@ def stem_stride(stem: str) -> int:
 
 def check_fields(net: "ResNet") -> None:
   """Raises ValueError when a field of a network cannot be."""
+  _check_types(net)
   _one_of("shortcut", net.shortcut, SHORTCUTS)
   _one_of("stem", net.stem, STEMS)
   _one_of("norm", net.norm, NORMS)
@@ -76,11 +92,18 @@ def check_fields(net: "ResNet") -> None:
       f"stage_sizes has {len(net.stage_sizes)} entries and stage_features "
       f"{len(net.stage_features)}: give one of each a stage"
     )
+  if not net.stage_sizes or sum(net.stage_sizes) > MAX_BLOCKS:
+    raise ValueError(
+      f"stage_sizes is {_short(net.stage_sizes)}: use 1 to {MAX_BLOCKS:,} "
+      "blocks in all"
+    )
   for field in ("dtype", "param_dtype"):
     _check_dtype(field, getattr(net, field))
-  if net.num_classes < 0:
-    raise ValueError(f"num_classes is {net.num_classes}: use 0 or more")
-  for field in ("stochastic_depth", "dropout", "head_dropout"):
+  if not 0 <= net.num_classes <= MAX_CLASSES:
+    raise ValueError(
+      f"num_classes is {net.num_classes}: use 0 to {MAX_CLASSES:,}"
+    )
+  for field in _RATES:
     if not 0 <= (rate := getattr(net, field)) < 1:
       raise ValueError(f"{field} is {rate}: use 0 or more, less than 1")
   if net.dropout and "dropout" not in inspect.signature(net.block).parameters:
@@ -109,6 +132,53 @@ def check_fields(net: "ResNet") -> None:
       f"output_stride is {net.output_stride}: use one of "
       f"{', '.join(map(str, strides))}"
     )
+
+
+def _check_types(net: "ResNet") -> None:
+  """Raises ValueError where a field is of a type that it cannot be.
+
+  A config of JSON, which others may have written, reaches a network as it is.
+  """
+  for field in _WHOLE:
+    value = getattr(net, field)
+    absent = value is None and field != "num_classes"
+    _check_type(field, value, absent or _is_number(value, numbers.Integral))
+  for field in _RATES:
+    value = getattr(net, field)
+    _check_type(field, value, _is_number(value, numbers.Real))
+  for field in _SWITCHES:
+    value = getattr(net, field)
+    _check_type(field, value, isinstance(value, (bool, np.bool_)))
+  features = net.stem_features
+  _check_type(
+    "stem_features", features, features is None or _is_width(features)
+  )
+  for field, fits in (("stage_sizes", _is_size), ("stage_features", _is_width)):
+    value = getattr(net, field)
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    _check_type(field, value, listed and all(map(fits, value)))
+  _check_type("block", net.block, callable(net.block))
+
+
+def _check_type(field: str, value: Any, fits: bool) -> None:
+  if not fits:
+    raise ValueError(f"{field} cannot be {_short(value)}")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+  return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+  return _is_number(value, numbers.Integral) and value > 0
+
+
+def _is_width(value: Any) -> bool:
+  return _is_size(value) and value <= MAX_FEATURES
+
+
+def _short(value: Any) -> str:
+  return f"{value!r:.60}"
 
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import tqdm
 
+from flax_resnet.training.schema import InputError
 from flax_resnet.training.workdir import to_json, write_text
 
 Row = dict[str, Any]
+# Below it are all numbers that a run writes.
+_MAX = 1e30
 
 
 class Logbook:
@@ -34,7 +37,8 @@ class Logbook:
     self._path = workdir / "metrics.jsonl"
     self._writes = writes
     self.rows = [row for row in read(self._path) if row["step"] <= step]
-    self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
+    last = self.rows[-1] if self.rows else {}
+    self._seconds_before = last.get("seconds", 0.0)
     self._start = time.monotonic()
     self._first_step = step
     self._first_step_at = None
@@ -92,7 +96,7 @@ class Logbook:
 
   def evaluated(self) -> list[Row]:
     """Returns the rows of evaluated steps."""
-    return [row for row in self.rows if "val/top1" in row]
+    return [row for row in self.rows if is_evaluation(row)]
 
   def close(self) -> None:
     """Closes the files."""
@@ -127,17 +131,37 @@ class Logbook:
     return tqdm.tqdm.format_interval(pace * (self._bar.total - step))
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of a metrics.jsonl; a line cut short ends it.
+def read(path: pathlib.Path) -> list[Row]:
+  """Returns the rows of a metrics.jsonl, without lines that are none.
 
-  A number that was not finite stands there as null, and is NaN here.
+  Such are a line cut short by a crash, and what a failing disk leaves. A number
+  that was not finite stands there as null, and is NaN here.
+
+  Raises:
+    InputError: When the file cannot be read.
   """
-  rows = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError:
-        break
-      rows.append({k: math.nan if v is None else v for k, v in row.items()})
-  return rows
+  try:
+    text = path.read_text(errors="replace") if path.exists() else ""
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror}") from error
+  rows = map(_row, text.splitlines())
+  return [row for row in rows if row is not None]
+
+
+def is_evaluation(row: Mapping[str, Any]) -> bool:
+  """Whether a row tells all that is told of an evaluation."""
+  return {"val/top1", "val/count"} <= row.keys()
+
+
+def _row(line: str) -> Row | None:
+  try:
+    row = json.loads(line)
+    row = {key: math.nan if v is None else v for key, v in row.items()}
+    counts = type(row["step"]) is int and 0 <= row["step"] < _MAX
+  except (AttributeError, KeyError, RecursionError, ValueError):
+    return None
+  return row if counts and all(map(_is_number, row.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and not _MAX <= abs(value) < math.inf

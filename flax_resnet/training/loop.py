@@ -92,6 +92,9 @@ def _fit(
   """Takes the steps that are left; logs, evaluates and saves on the way."""
   recipe, step, stopping = run.recipe, int(state.step), False
   if step == run.num_steps:
+    if not log.evaluated():  # The file of a finished run is gone, or damaged.
+      row = evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
+      log.write(step, {"epoch": step / run.steps_per_epoch, **row})
     return state
   calls = run.train_calls(step)
   batch, count = next(calls)

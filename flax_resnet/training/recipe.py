@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict
 
-from flax_resnet.training.schema import InputError, nearest
+from flax_resnet.training.schema import InputError, nearest, wrong_input
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,8 @@ def override(
   config: ConfigDict | Mapping[str, Any], overrides: Sequence[str]
 ) -> ConfigDict:
   """Returns the config with some keys changed, as in `load_recipe`."""
-  config = ConfigDict(cast(Any, config))
+  with wrong_input("config"):
+    config = ConfigDict(cast(Any, config))
   keys = [_override(config, text) for text in overrides]
   lengths = {"num_epochs", "num_steps"}
   if len(given := lengths & set(keys)) == 1:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import inspect
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -19,6 +20,10 @@ T = TypeVar("T")
 
 # An int is a float, as in PEP 484.
 _TYPES = BeartypeConf(is_pep484_tower=True)
+
+
+# What no computer counts to, and what NumPy and XLA have no type for.
+_MAX_INT = 2**63
 
 
 class InputError(Exception):
@@ -90,15 +95,27 @@ def check(
     if key not in values:
       if parameter.default is inspect.Parameter.empty:
         raise InputError(f"{section}.{key} is missing: add it to the config")
-    elif not _fits(values[key], parameter.annotation):
-      wanted = _spell(parameter.annotation)
-      raise InputError(f"{section}.{key} is {values[key]!r}: use {wanted}")
+    elif wanted := _wanted(values[key], parameter.annotation):
+      raise InputError(f"{section}.{key} is {values[key]!r:.200}: use {wanted}")
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
   """Returns "did you mean 'x'?", or the list of what is known."""
   close = difflib.get_close_matches(key, list(known), n=1)
   return f"did you mean {close[0]!r}?" if close else f"use {', '.join(known)}"
+
+
+def _wanted(value: Any, annotation: Any) -> str:
+  """Says what is wanted instead of a value; nothing if it fits."""
+  if not _fits(value, annotation):
+    return _spell(annotation)
+  numbers = value if isinstance(value, (list, tuple)) else (value,)
+  for number in numbers:
+    if isinstance(number, float) and not math.isfinite(number):
+      return "finite numbers"
+    if isinstance(number, int) and abs(number) >= _MAX_INT:
+      return f"numbers below {_MAX_INT}"
+  return ""
 
 
 def _fits(value: Any, annotation: Any) -> bool:

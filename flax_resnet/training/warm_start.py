@@ -1,5 +1,6 @@
 """Weights that a run starts from, in place of those that its seed draws."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -63,7 +64,7 @@ def _load(run: Run, weights: str) -> Pretrained:
   name = fields.pop("name")
   path = weights
   if not weights.startswith(hub.PREFIX):
-    path = pathlib.Path(weights).expanduser()
+    path = pathlib.Path(os.path.expanduser(weights))
   channels = run.dataset.image_shape[-1]
   with wrong_input("config.init_from"):
     loaded = load_pretrained(path, name, **fields)

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from flax_resnet.training.schema import InputError
+from flax_resnet.weights.documents import read_object
 
 
 def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -24,8 +25,8 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
       raise InputError(f"config.{key} is {value}: use finite numbers")
   try:
     if path.exists():
-      _compare(path, json.loads(path.read_text()), plain)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+      _compare(path, read_object(path), plain)
+  except ValueError as error:
     raise InputError(
       f"{path} is not JSON ({error}): choose another --workdir"
     ) from error
@@ -49,12 +50,14 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     InputError: When none does.
   """
   path = workdir / "config.json"
-  if not path.is_file():
-    raise InputError(f"{workdir} is not a workdir: it has no config.json")
   try:
-    return json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    if not path.is_file():
+      raise InputError(f"{workdir} is not a workdir: it has no config.json")
+    return read_object(path)
+  except ValueError as error:
     raise InputError(f"{path} is not JSON ({error})") from error
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
@@ -81,15 +84,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def _compare(path: pathlib.Path, old: Any, new: Any) -> None:
   old, new = _flat(old), _flat(new)
   differ = [
-    f"{key} (there {_show(old, key)}, now {_show(new, key)})"
+    f"{key:.60} (there {_show(old, key):.60}, now {_show(new, key):.60})"
     for key in sorted(old.keys() | new.keys())
     if _show(old, key) != _show(new, key)
   ]
   if differ:
+    more = f" and {len(differ) - 10} more keys" if len(differ) > 10 else ""
     raise InputError(
       f"workdir {path.parent} holds a run of another config, which differs in "
-      f"{', '.join(differ)}: choose another --workdir, or the same config to "
-      "continue that run"
+      f"{', '.join(differ[:10])}{more}: choose another --workdir, or the same "
+      "config to continue that run"
     )
 
 

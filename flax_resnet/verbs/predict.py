@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Prints the most probable classes of every image."""
   del overrides
+  from flax_resnet.command import printable
   from flax_resnet.predictor import find_images
   from flax_resnet.training.workdir import to_json
 
@@ -53,6 +54,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
       if flags.json:
         print(to_json({"image": str(path), "classes": rows}), flush=True)
         continue
-      print(path)
+      print(printable(str(path)))
       for row in rows:
-        print(f"  {row['probability']:8.2%}  {row['class']}", flush=True)
+        name = printable(row["class"])
+        print(f"  {row['probability']:8.2%}  {name}", flush=True)

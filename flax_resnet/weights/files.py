@@ -1,19 +1,21 @@
 """Weight files: .safetensors, PyTorch's .pth, and Flax checkpoints."""
 
 from collections.abc import Mapping
-import json
+import math
 import pathlib
-import pickle
 from typing import Any
 
 import jax
 import numpy as np
 
+from flax_resnet.weights import pytorch
+from flax_resnet.weights.documents import read_object
 from flax_resnet.weights.state_dict import Variables, WeightsError
 
 PYTORCH = (".pth", ".pt", ".th", ".bin")
-# Under what a training script stores its state_dict beside other things.
-_NESTED = ("state_dict", "model", "net")
+# Arrays shrink on disk, where they are equal numbers, but hardly as much.
+_MOST_SHRUNK = 1_000
+_ROOM = 2**30  # Bytes that are read however little is on disk.
 
 
 def read(path: str | pathlib.Path) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
   if path.suffix == ".safetensors":
     return _read_safetensors(path)
   if path.suffix in PYTORCH:
-    return _read_pytorch(path)
+    return pytorch.read(path)
   raise WeightsError(
     f"weight file {path} has an unknown ending: use .safetensors or "
     f"{', '.join(PYTORCH)}"
@@ -51,10 +53,7 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     save_file(dict(tensors), path)
   elif path.suffix in PYTORCH:
-    torch = _torch(path)
-    torch.save(
-      {name: torch.tensor(array) for name, array in tensors.items()}, path
-    )
+    pytorch.write(path, tensors)
   else:
     raise WeightsError(
       f"weight file {path} has an unknown ending: use .safetensors or "
@@ -93,6 +92,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
     # The handler, as a Checkpointer warns of a file that a run's state lacks.
     handler = ocp.StandardCheckpointHandler()
     tree = handler.metadata(epath.Path(folder)).tree
+    _check_size(folder, tree)
     # On this process's own device, wherever it was written.
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
@@ -107,19 +107,33 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
     # Empty without BatchNorm.
     stats = variables.get("batch_stats") or {}
     return {"params": variables["params"], "batch_stats": stats}
-  except (AttributeError, KeyError, ValueError, OSError) as error:
+  except Exception as error:  # Orbax raises whatever it meets, and Exception.
     raise WeightsError(
       f"folder {path} is not a Flax checkpoint: {_first_line(error)}"
     ) from error
+
+
+def _check_size(folder: pathlib.Path, tree: Any) -> None:
+  """Raises ValueError when arrays are larger than what is on disk allows."""
+  wanted = sum(
+    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+  there = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+  if wanted > _ROOM + _MOST_SHRUNK * there:
+    raise ValueError(f"{there:,} bytes cannot hold arrays of {wanted:,}")
 
 
 def class_names_of_run(workdir: pathlib.Path) -> tuple[str, ...]:
   """Returns the class names that a run has written, by label."""
   about = _latest(workdir) / "about" / "metadata"
   try:
-    return tuple(json.loads(about.read_text())["class_names"])
+    names = read_object(about)["class_names"]
   except (OSError, ValueError, KeyError) as error:
     raise WeightsError(f"{about} is not that of a run: {error!r}") from error
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise WeightsError(f"{about} is not that of a run: class_names is no list")
+  return tuple(names)
 
 
 def _latest(workdir: pathlib.Path) -> pathlib.Path:
@@ -148,42 +162,5 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _read_pytorch(path: pathlib.Path) -> dict[str, Any]:
-  torch = _torch(path)
-  try:
-    # weights_only: tensors and plain containers, never code.
-    found = torch.load(path, map_location="cpu", weights_only=True)
-  except (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-  ) as error:
-    raise WeightsError(
-      f"weight file {path} is not a PyTorch file of tensors alone: "
-      f"{_first_line(error)}"
-    ) from error
-  if isinstance(found, Mapping):
-    for key in _NESTED:
-      if isinstance(found.get(key), Mapping):
-        found = found[key]
-    if found and all(torch.is_tensor(value) for value in found.values()):
-      return dict(found)
-  raise WeightsError(f"weight file {path} holds no state_dict of tensors")
-
-
-def _torch(path: pathlib.Path) -> Any:
-  try:
-    import torch  # pyright: ignore[reportMissingImports] - optional
-  except ImportError as error:
-    raise WeightsError(
-      f"{path.suffix} files are PyTorch's: install torch to read or write "
-      f"{path}, or use a .safetensors file"
-    ) from error
-  return torch
-
-
 def _first_line(error: Exception) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)
+  return next(iter(str(error)[:300].splitlines()), type(error).__name__)

@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
+import re
 from typing import Any
 
 from flax_resnet.models import list_models
+from flax_resnet.weights.documents import read_object
 from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import WeightsError
 
 PREFIX = "hf-hub:"
+# Both become parts of paths in the cache. The hub's client checks the name of a
+# repository by itself; a revision it writes to refs/REVISION as it is.
+_PART = r"(?!\.\.?(/|$))[\w.-]{1,96}"
+_REPOSITORY = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
+_REVISION = re.compile(rf"({_PART}(/{_PART}){{0,8}})?", re.ASCII)
 _FILES = ("model.safetensors", "pytorch_model.bin")
 # `ResNetConfig` of transformers, to the paper's names.
 _TRANSFORMERS: dict[Any, str] = {
@@ -51,6 +57,11 @@ def fetch(name: str) -> HubEntry:
     WeightsError: When there is no such repository, or no way to it.
   """
   repository, _, revision = name.removeprefix(PREFIX).partition("@")
+  if not (_REPOSITORY.fullmatch(repository) and _REVISION.fullmatch(revision)):
+    raise WeightsError(
+      f"{name!r} cannot be read: use {PREFIX}owner/repository, with @revision "
+      "if so wanted"
+    )
   config = _json(repository, revision, "config.json")
   processor = _json(repository, revision, "preprocessor_config.json")
   for file in _FILES:
@@ -58,16 +69,32 @@ def fetch(name: str) -> HubEntry:
       break
   else:
     raise WeightsError(f"{name} has no {' and no '.join(_FILES)}")
-  labels = config.get("label_names") or [
-    label for _, label in sorted(_by_number(config.get("id2label", {})))
-  ]
-  return HubEntry(
-    path, _model(config), _preprocessing(config, processor), tuple(labels)
-  )
+  try:
+    return HubEntry(
+      path, _model(config), _preprocessing(config, processor), _labels(config)
+    )
+  # All that the JSON of others may lead to.
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as e:
+    raise WeightsError(f"{name} has a config that cannot be: {e!r:.200}") from e
 
 
-def _by_number(labels: Mapping[str, str]) -> list[tuple[int, str]]:
-  return [(int(number), label) for number, label in labels.items()]
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+  labels = config.get("label_names")
+  if not labels:
+    by_number = config.get("id2label", {}).items()
+    numbered = sorted((int(number), label) for number, label in by_number)
+    labels = [label for _, label in numbered]
+  if not isinstance(labels, list) or not all(
+    isinstance(x, str) for x in labels
+  ):
+    raise ValueError("the names of the classes are no list of names")
+  return tuple(labels)
 
 
 def _model(config: Mapping[str, Any]) -> str | None:
@@ -109,7 +136,12 @@ def _preprocessing(
 
 def _json(repository: str, revision: str, file: str) -> dict[str, Any]:
   path = _download(repository, revision, file)
-  return json.loads(path.read_text()) if path else {}
+  try:
+    return read_object(path) if path else {}
+  except (OSError, ValueError) as error:
+    raise WeightsError(
+      f"{file} of {PREFIX}{repository} is not JSON ({error})"
+    ) from error
 
 
 def _download(repository: str, revision: str, file: str) -> pathlib.Path | None:

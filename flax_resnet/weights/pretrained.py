@@ -1,7 +1,6 @@
 """A network with published weights, in one call."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.start import initial_variables
 from flax_resnet.weights import files, hub
+from flax_resnet.weights.documents import read_object
 from flax_resnet.weights.names import recognise
 from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import (
@@ -90,14 +90,20 @@ def load_pretrained(
     if of_run is None:
       return Pretrained(network, variables)
     names = () if fresh else files.class_names_of_run(path)
+    names = _for_each(network, names)
     return Pretrained(network, variables, of_run.preprocessing, names)
   tensors = files.read(path)
   network, head_key = _fit_head(tensors, name, fields)
   variables = from_torch(tensors, network, head_key=head_key)
   if entry is None:
     return Pretrained(network, variables)
-  names = () if head_key is not None else entry.class_names
+  names = () if head_key is not None else _for_each(network, entry.class_names)
   return Pretrained(network, variables, entry.preprocessing, names)
+
+
+def _for_each(model: ResNet, names: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns the names of classes, or none where not each class has one."""
+  return names if len(names) == model.num_classes else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +121,15 @@ def _of_run(path: pathlib.Path) -> _Run | None:
   if not config.is_file():
     return None
   try:
-    found = json.loads(config.read_text())
+    found = read_object(config)
     fields = dict(found["model"])
-    return _Run(fields.pop("name"), fields, Preprocessing.of_run(found))
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise WeightsError(f"{config} is not that of a run: {error!r}") from error
+    name = fields.pop("name")
+    create_model(name, **fields)  # It knows what cannot be.
+    return _Run(name, fields, Preprocessing.of_run(found))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise WeightsError(
+      f"{config} is not that of a run: {error!r:.300}"
+    ) from error
 
 
 def _fit_head(

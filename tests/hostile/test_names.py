@@ -1,0 +1,210 @@
+"""Names that others have chosen: of files, of folders, and of the hub."""
+
+import json
+import os
+import shutil
+
+import huggingface_hub
+from huggingface_hub import constants
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from flax_resnet.command import printable
+from flax_resnet.data.decoding import decode
+from flax_resnet.data.folder import FolderSource
+from flax_resnet.predictor import find_images, Predictor
+from flax_resnet.training.schema import wrong_input
+from flax_resnet.weights import hub, WeightsError
+from flax_resnet.weights.preprocessing import Preprocessing
+from tests.hostile.mutations import damaged, damaged_json
+from tests.hostile.survival import COUNTS, survive
+from tests.hostile.test_images import save
+
+NAMES = (
+  *(b"a", b"b", b"train", b"val", b"x.jpg", b"y.PNG", b"-rf", b"--", b"..."),
+  *(b"a\nb.jpg", b"\xff\xfe.jpg", b"\x1b[2Jz.jpg", b" .jpg", b".hidden.jpg"),
+  *(b"~", b"~root.jpg", b"$(touch owned).jpg", b"*.jpg", b"[x].png", b"?"),
+  *("\u202egpj.exe.jpg".encode(), "그림.jpg".encode(), b"n" * 250 + b".jpg"),
+  *(b"a;b.jpg", b"%s%n.jpg", b"{0}.jpg", b"'\".jpg", b"\\.jpg", b"\r.jpg"),
+)
+LOOK = Preprocessing(8, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+
+
+def grow(folder: bytes, rng, depth=0):
+  """Makes files, folders, pipes and links that lead anywhere."""
+  image = save("PNG")
+  for name in rng.sample(NAMES, rng.randrange(1, 5)):
+    path = os.path.join(folder, name)
+    kind = rng.random()
+    if kind < 0.5 and depth < 3:
+      os.mkdir(path)
+      grow(path, rng, depth + 1)
+    elif kind < 0.65:
+      ends = (b".", b"..", name, b"nowhere", b"a", b"/dev/zero", b"../a/..")
+      os.symlink(rng.choice(ends), path)
+    elif kind < 0.7:
+      os.mkfifo(path)
+    else:
+      with open(path, "wb") as file:
+        file.write(image if rng.random() < 0.8 else b"")
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_folders_and_files_of_any_name(tmp_path, capsys, count):
+  root = tmp_path / "root"
+  predictor = Predictor(None, None, LOOK, ())
+
+  def attempt(rng):
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    grow(os.fsencode(root), rng)
+    capsys.readouterr()
+    return rng.choice([train, predict])
+
+  def train():
+    with wrong_input("config.data"):
+      source = FolderSource(root, "train", strict=False)
+      for index in range(min(len(source), 50)):
+        decode(source[index]["image"], 3)
+        print(source.name(index))
+
+  def predict():
+    with wrong_input("predict"):
+      for path in find_images([str(root)])[:50]:
+        predictor.read(path)
+        print(printable(str(path)))
+
+  ends = survive(tmp_path, count, attempt)
+  assert min(ends.values()) > count // 20
+
+
+def test_links_in_circles_end(tmp_path):
+  deep = tmp_path / "a"
+  for _ in range(3):
+    deep.mkdir()
+    (deep / "x.png").write_bytes(save("PNG"))
+    for name in "bcd":
+      (deep / name).symlink_to(tmp_path)
+    deep = deep / "inside"
+  found = find_images([str(tmp_path)])
+  assert [path.name for path in found] == ["x.png"] * 3
+
+
+REPOSITORY, COMMIT = "owner/net.a1_x-y", "0123456789" * 4
+CONFIG = {
+  "architecture": "resnet18",
+  "label_names": ["cat", "dog"],
+  "id2label": {"0": "cat", "1": "dog"},
+  "model_type": "resnet",
+  "layer_type": "basic",
+  "depths": [2, 2, 2, 2],
+  "pretrained_cfg": {
+    "input_size": [3, 224, 224],
+    "interpolation": "bicubic",
+    "crop_pct": 0.95,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+  },
+}
+PROCESSOR = {
+  "crop_pct": 0.875,
+  "image_mean": [0.485, 0.456, 0.406],
+  "image_std": [0.229, 0.224, 0.225],
+  "resample": 3,
+  "size": {"shortest_edge": 224},
+}
+
+
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch):
+  """A repository in a cache of huggingface_hub, without the network."""
+  cache = tmp_path / "cache"
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+  monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+  folder = cache / f"models--{REPOSITORY.replace('/', '--')}"
+  place = folder / "snapshots" / COMMIT
+  place.mkdir(parents=True)
+  (folder / "refs").mkdir()
+  (folder / "refs" / "main").write_text(COMMIT)
+  save_file({"x": np.zeros(2)}, place / "model.safetensors")
+  (place / "config.json").write_text(json.dumps(CONFIG))
+  (place / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+  return place
+
+
+def test_the_repository_is_read(snapshot):
+  for revision in ("", "@main", f"@{COMMIT}"):
+    entry = hub.fetch(f"{hub.PREFIX}{REPOSITORY}{revision}")
+    assert entry.path == snapshot / "model.safetensors"
+    assert entry.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    f"{REPOSITORY}@../../../outside",
+    f"{REPOSITORY}@a/../../b",
+    f"{REPOSITORY}@/etc/passwd",
+    "../../etc/passwd",
+    "owner/..",
+    "/etc/passwd",
+    "owner/net\n",
+    "owner/net?x=y#z",
+    "",
+  ],
+)
+def test_a_name_does_not_leave_the_cache(snapshot, tmp_path, monkeypatch, name):
+  asked = []
+  monkeypatch.setattr(
+    huggingface_hub, "hf_hub_download", lambda *a, **k: asked.append(a)
+  )
+  with pytest.raises(WeightsError, match=f"use {hub.PREFIX}owner/repository"):
+    hub.fetch(hub.PREFIX + name)
+  assert not asked
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_names_of_the_hub(snapshot, tmp_path, count):
+  names = [f"{REPOSITORY}@main", f"{REPOSITORY}@{COMMIT}", REPOSITORY]
+  others = [b"../../../outside", b"/etc/passwd", b"\0", b"--", b"refs/pr/1"]
+  (tmp_path / "outside").write_text(COMMIT)
+
+  def attempt(rng):
+    name = damaged(rng.choice(names).encode(), rng, others)
+    name = hub.PREFIX + os.fsdecode(name[:300])
+
+    def call():
+      with wrong_input("--weights"):
+        assert hub.fetch(name).path == snapshot / "model.safetensors"
+
+    return call
+
+  survive(tmp_path, count, attempt)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_damaged_configs_of_the_hub(snapshot, tmp_path, count):
+  def attempt(rng):
+    files = {"config.json": CONFIG, "preprocessor_config.json": PROCESSOR}
+    chosen = rng.choice(list(files))
+    if chosen.startswith(
+      "pre"
+    ):  # It is looked at where the other says nothing.
+      files["config.json"] = {"id2label": CONFIG["id2label"]}
+    for file, content in files.items():
+      text = json.dumps(content).encode()
+      if file == chosen:
+        text = damaged_json(content, rng)
+      (snapshot / file).write_bytes(text)
+
+    def call():
+      with wrong_input("--weights"):
+        entry = hub.fetch(f"{hub.PREFIX}{REPOSITORY}")
+        assert all(isinstance(name, str) for name in entry.class_names)
+        assert entry.preprocessing is None or entry.preprocessing.image_size
+
+    return call
+
+  ends = survive(tmp_path, count, attempt)
+  assert min(ends.values()) > count // 10

@@ -1,0 +1,202 @@
+"""Every key of every recipe misspelt, of every wrong type, out of all bounds.
+
+The keys and their types are those of the signatures that `prepare` calls.
+"""
+
+import collections
+from collections.abc import Sequence
+import copy
+import functools
+import inspect
+import math
+import random
+import re
+import types
+import typing
+
+import jax
+import pytest
+
+from flax_resnet import sharding
+from flax_resnet.data import load
+from flax_resnet.data.augment import make_augment
+from flax_resnet.models import create_model
+from flax_resnet.training import load_recipe
+from flax_resnet.training.losses import make_loss
+from flax_resnet.training.optim import make_optimizer
+from flax_resnet.training.recipe import Recipe
+from flax_resnet.training.run import prepare
+from tests.hostile.survival import survive
+from tests.recipes import RECIPES
+from tests.test_recipes import SYNTHETIC
+
+# The functions of the sections, and what they are given besides.
+SECTIONS = {
+  "": (Recipe, {"model", "data", "augment", "loss", "optim"}),
+  "model": (create_model, set()),
+  "data": (load, {"num_classes"}),
+  "augment": (
+    make_augment,
+    {"channels", "num_classes", "batch_size", "dtype"},
+  ),
+  "loss": (make_loss, set()),
+  "optim": (make_optimizer, {"num_steps"}),
+}
+WRONG_TYPES = (
+  "x",
+  1,
+  1.5,
+  True,
+  None,
+  {"x": 1},
+  ("x",),
+  (1.5,),
+  ((1,),),
+  [None],
+)
+NEVER = (math.nan, math.inf, -math.inf, 10**30, 10**400, -(10**400))
+ODD = (-1, 0, -0.5, 0.5, 1.5, -1e308, 1e308, 5e-324, 10**6, 10**9, 10**12)
+
+Case = collections.namedtuple("Case", "section key value wrong message")
+
+
+@functools.cache
+def good(path):
+  """Returns a recipe on made-up images, thin and quick to prepare."""
+  overrides = [f"{key}={value}" for key, value in SYNTHETIC.items()]
+  config = load_recipe(path, [*overrides, "data.num_threads=0"])
+  if config.model.get("norm_group_size"):
+    config.model.norm_group_size = 32
+  for key in ("mean", "std"):
+    config.augment[key] = config.augment[key][:1] * 3
+  return config.to_dict()
+
+
+def keys(section):
+  function, given = SECTIONS[section]
+  parameters = inspect.signature(function).parameters
+  return {k: p.annotation for k, p in parameters.items() if k not in given}
+
+
+def misspelt(key):
+  """Returns a key with a letter less, one twice, and two that are swapped."""
+  at = len(key) // 2
+  yield key[:at] + key[at + 1 :]
+  yield key[:at] + key[at] + key[at:]
+  if key[at - 1] != key[at]:
+    yield key[: at - 1] + key[at] + key[at - 1] + key[at + 1 :]
+
+
+def kinds(annotation):
+  """Returns the types that an annotation allows; an int is a float."""
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return set().union(*map(kinds, typing.get_args(annotation)))
+  origin = typing.get_origin(annotation) or annotation
+  if origin is typing.Literal:
+    return set(typing.get_args(annotation))
+  return {float, int} if origin is float else {origin}
+
+
+def cases(recipe):
+  """Yields what is wrong with a recipe, or may be."""
+  for section in SECTIONS:
+    known = keys(section)
+    for key, annotation in known.items():
+      for name in misspelt(key):
+        if name not in known:
+          yield Case(section, name, None, True, re.escape(repr(key)))
+      if key.endswith("dtype") or key == "block":
+        continue  # Of types that are no plain ones.
+      allowed = kinds(annotation)
+      for value in WRONG_TYPES:
+        wrong = type(value) not in allowed and Sequence not in allowed
+        yield Case(section, key, value, wrong or value == ((1,),), "")
+      if Sequence in allowed:
+        now = recipe.get(section, {}).get(key) or (0.5, 0.5)
+        for value in (*NEVER, *ODD, "x", None, True):
+          wrong = value in NEVER or type(value) not in (int, float)
+          yield Case(section, key, (value, *now[1:]), wrong, "")
+        yield Case(section, key, (), False, "")
+        yield Case(section, key, (0.5,) * 1000, False, "")
+      if {int, float} & allowed:
+        for value in (*NEVER, *ODD):
+          yield Case(section, key, value, value in NEVER, "")
+      if str in allowed:
+        for value in ("", "\0", "x" * 10_000, "a\nb", "\ud800", "../.."):
+          yield Case(section, key, value, False, "")
+
+
+def changed(recipe, case):
+  config = copy.deepcopy(recipe)
+  section = config[case.section] if case.section else config
+  section[case.key] = case.value
+  if case.key in ("num_steps", "num_epochs") and case.value is not None:
+    other = {"num_steps": "num_epochs", "num_epochs": "num_steps"}[case.key]
+    config[other] = None
+  return config
+
+
+def use(config, mesh):
+  """Does what a run does before it compiles, but for drawing parameters."""
+  run = prepare(config, mesh)
+  next(run.train_calls(0))
+  next(run.eval_batches())
+
+
+def trace(config, mesh):
+  """Does so as well, and traces what would be compiled."""
+  run = prepare(config, mesh)
+  batch, _ = next(run.train_calls(0))
+  state = jax.eval_shape(run.initial_state)
+  jax.eval_shape(run.train_step, state, batch)
+  batch = next(sharding.prefetch(run.eval_batches(), mesh, ahead=0))
+  jax.eval_shape(run.eval_step, state, run.zero_sums(), batch)
+
+
+def check(recipe, case, mesh, way):
+  try:
+    way(changed(recipe, case), mesh)
+  except Exception as error:
+    assert re.search(case.message, str(error)), (case, error)
+    raise
+  assert not case.wrong, f"{case} was not told"
+
+
+def fuzz(tmp_path, monkeypatch, chosen, mesh, way=use):
+  monkeypatch.chdir(tmp_path)
+  waiting = iter(chosen)
+
+  def attempt(_):
+    recipe, case = next(waiting)
+    return lambda: check(recipe, case, mesh, way)
+
+  survive(tmp_path, len(chosen), attempt)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def one_device():
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+def everything(path):
+  return [(good(path), case) for case in cases(good(path))]
+
+
+def test_some_wrong_values_of_every_recipe(tmp_path, monkeypatch, one_device):
+  rng = random.Random(0)
+  chosen = [c for path in RECIPES for c in rng.sample(everything(path), 25)]
+  fuzz(tmp_path, monkeypatch, chosen, one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_all_wrong_values(tmp_path, monkeypatch, path, one_device):
+  fuzz(tmp_path, monkeypatch, everything(path), one_device)
+
+
+@pytest.mark.slow
+def test_what_is_not_told_can_be_traced(tmp_path, monkeypatch, one_device):
+  path = next(path for path in RECIPES if path.stem == "digits")
+  cases = everything(path)
+  fuzz(tmp_path, monkeypatch, cases, one_device, way=trace)
