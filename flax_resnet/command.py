@@ -61,8 +61,10 @@ def exits() -> Iterator[None]:
   after Ctrl-C, 143 after SIGTERM.
   """
   # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
-  # half-written checkpoint to be removed.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # half-written checkpoint to be removed; and Orbax logs the errors of its
+  # threads, which it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  sys.excepthook = _excepthook
   try:
     yield
   except (InputError, RunError) as error:
@@ -90,6 +92,12 @@ def exits() -> Iterator[None]:
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _excepthook(kind, error, traceback) -> None:
+  """Python's own, without what TensorStore's threads say of a failed save."""
+  if str(error) != "Event loop is closed":
+    sys.__excepthook__(kind, error, traceback)
 
 
 def _lost_a_host(error: Exception) -> bool:
