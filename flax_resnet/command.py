@@ -64,7 +64,7 @@ def exits() -> Iterator[None]:
   # half-written checkpoint to be removed; and Orbax logs the errors of its
   # threads, which it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  sys.excepthook = _excepthook
+  sys.unraisablehook = _unraisable
   try:
     yield
   except (InputError, RunError) as error:
@@ -94,10 +94,10 @@ def exits() -> Iterator[None]:
     sys.exit(128 + signal.SIGINT)
 
 
-def _excepthook(kind, error, traceback) -> None:
+def _unraisable(told: Any) -> None:
   """Python's own, without what TensorStore's threads say of a failed save."""
-  if str(error) != "Event loop is closed":
-    sys.__excepthook__(kind, error, traceback)
+  if str(told.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(told)
 
 
 def _lost_a_host(error: Exception) -> bool:

@@ -208,10 +208,11 @@ def test_a_folder_that_is_removed_ends_with_a_sentence(start, tmp_path):
   assert wait(process, lambda: len(rows(workdir)) > 5)
   workdir.rename(tmp_path / "elsewhere")
   _, err = finish(process, code=1)
-  assert "No such file or directory" in one_sentence(err)
+  assert " be written" in one_sentence(err)
   for folder in (tmp_path / "elsewhere" / "checkpoints").glob("*[0-9]"):
     assert digests.damage(folder) is None
-  assert not workdir.exists()
+  # What was being written then may lie there, and is no checkpoint.
+  assert not [*workdir.glob("checkpoints/*[0-9]")]
 
 
 @pytest.mark.parametrize("what", ["write", "close"])

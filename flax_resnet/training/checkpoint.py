@@ -146,7 +146,9 @@ class Checkpoints:
       )
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: BaseException) -> str:
+  while (cause := error.__cause__ or error.__context__) is not None:
+    error = cause
   # TensorStore's errors end with what was wrong, before all its settings.
   text = " ".join(f"{type(error).__name__}: {error}".split())
   text = text.partition(" [tensorstore")[0]
