@@ -66,8 +66,10 @@ def exits() -> Iterator[None]:
   after Ctrl-C, 143 after SIGTERM.
   """
   # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
-  # half-written checkpoint to be removed.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # half-written checkpoint to be removed; and Orbax logs the errors of its
+  # threads, which it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  sys.unraisablehook = _unraisable
   # Pillow of odd files, which are then read rightly or told in one sentence.
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -114,6 +116,12 @@ def printable(text: str) -> str:
   Names of files and of classes come from others, and may hold anything.
   """
   return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _unraisable(told: Any) -> None:
+  """Python's own, without what TensorStore's threads say of a failed save."""
+  if str(told.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(told)
 
 
 def _lost_a_host(error: Exception) -> bool:

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from flax_resnet import sharding
+from flax_resnet.training import lock
 from tests.recipes import ROOT
 import train as script
 
@@ -133,6 +134,16 @@ def test_four_hosts_go_on_with_what_two_have_saved(launch, tmp_path):
   assert "on 8 x cpu" in out
   assert "continues after step 4" in out
   assert_same_curves(rows(copy), whole)
+
+
+@pytest.mark.slow
+def test_two_hosts_end_where_another_run_is(launch, tmp_path):
+  """Only the first looks at the lock."""
+  with lock.held(tmp_path / "run"):
+    for process in launch(2, tmp_path / "run"):
+      _, err = process.communicate(timeout=120)
+      assert process.returncode == 2, err
+      assert f"is in use by another run (process {os.getpid()} on " in err
 
 
 def wait_for_step(workdir, step):

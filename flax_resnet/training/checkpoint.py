@@ -1,6 +1,7 @@
 """Checkpoints: the latest few and the best, whole or not there at all."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import pathlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from flax_resnet.training import digests
-from flax_resnet.training.schema import InputError
+from flax_resnet.training.schema import InputError, RunError
 from flax_resnet.training.state import TrainState
 
 
@@ -63,13 +64,15 @@ class Checkpoints:
     arrays = dict(vars(state))
     if not state.faults.count:  # As in a run of before there were any.
       del arrays["faults"]
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
-      ),
-      metrics=dict(metrics),
-    )
+    with self._writing():
+      self._directory.stat()  # Orbax would make it anew, were it gone.
+      self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
+        ),
+        metrics=dict(metrics),
+      )
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """Returns a checkpoint's state, laid out over the devices as `like` is.
@@ -82,15 +85,34 @@ class Checkpoints:
     except InputError:
       raise
     except Exception as error:  # TensorStore's, Python's, JAX's.
-      what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
       raise InputError(
-        f"checkpoint {self._directory / str(step)} cannot be read: {what}: "
-        "remove it, and the run goes on from the one before it"
+        f"checkpoint {self._directory / str(step)} cannot be read: "
+        f"{_shown(error)}: remove it, and the run goes on from the one before"
       ) from error
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for the checkpoint that is being written."""
-    self._manager.close()
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits likewise, and ends the writing."""
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Tells in a sentence what Orbax's threads have met with."""
+    try:
+      yield
+    except Exception as error:
+      if jax.process_count() > 1:
+        raise  # Another host may be gone, which the command tells.
+      raise RunError(
+        f"no checkpoint can be written to {self._directory}: {_shown(error)}; "
+        "those that are complete stay as they are: once it can, the same "
+        "command continues"
+      ) from error
 
   def _restore(self, step: int, like: TrainState) -> TrainState:
     stored = self._manager.item_metadata(step)["state"].tree
@@ -122,6 +144,15 @@ class Checkpoints:
         f"optimizer: {', '.join(problems[:5])}{more}: use the config that "
         "wrote it, or another --workdir"
       )
+
+
+def _shown(error: BaseException) -> str:
+  while (cause := error.__cause__ or error.__context__) is not None:
+    error = cause
+  # TensorStore's errors end with what was wrong, before all its settings.
+  text = " ".join(f"{type(error).__name__}: {error}".split())
+  text = text.partition(" [tensorstore")[0]
+  return text if len(text) < 200 else f"…{text[-200:]}"
 
 
 def _handlers() -> Any:

@@ -14,7 +14,8 @@ def first(work: Callable[[], str | None]) -> str:
   """Does something on process 0, and returns what it says on all.
 
   Raises:
-    InputError: On all, when `work` does: none is left waiting for the others.
+    InputError: On all, when `work` raises it or an OSError: none is left
+      waiting for the others.
   """
   if jax.process_count() == 1:
     return work() or ""
@@ -24,7 +25,7 @@ def first(work: Callable[[], str | None]) -> str:
   if jax.process_index() == 0:
     try:
       said = "said:" + (work() or "")
-    except InputError as error:
+    except (InputError, OSError) as error:
       said = f"error:{error}"
   sent = np.zeros(_ROOM, np.uint8)
   text = np.frombuffer(said.encode()[:_ROOM], np.uint8)

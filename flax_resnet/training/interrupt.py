@@ -1,7 +1,11 @@
 """Ctrl-C and preemption: the step in flight ends, then the run stops."""
 
+from collections.abc import Callable, Iterable, Iterator
 import os
 import signal
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818 - as StopIteration, no error
@@ -24,6 +28,7 @@ class StopSignals:
 
   Attributes:
     received: The signal's number, or None.
+    stopping: Whether `to_stop` has said so, on all hosts.
 
   Args:
     hosts: How many there are.
@@ -31,6 +36,7 @@ class StopSignals:
 
   def __init__(self, hosts: int = 1):
     self.received: int | None = None
+    self.stopping = False
     self._alone = hosts == 1
     self._calls = 0
 
@@ -47,6 +53,10 @@ class StopSignals:
 
   def to_stop(self) -> bool:
     """Whether to stop now: to be asked once a turn, by all hosts alike."""
+    self.stopping = self.stopping or self._has_come()
+    return self.stopping
+
+  def _has_come(self) -> bool:
     if self._alone:
       return self.received is not None
     from jax.experimental import multihost_utils  # Slow to import.
@@ -63,3 +73,11 @@ class StopSignals:
       signal.signal(other, signal.SIG_DFL)
     if not self._alone:
       os.kill(os.getpid(), signal.SIGTERM)  # This is how JAX tells the others.
+
+
+def until(to_stop: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
+  """Yields items until it is time to stop, asked before each."""
+  for item in items:
+    if to_stop():
+      return
+    yield item

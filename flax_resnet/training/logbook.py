@@ -94,6 +94,10 @@ class Logbook:
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
 
+  def knows(self, step: int) -> bool:
+    """Whether a row of `step` was written."""
+    return any(row["step"] == step for row in self.rows)
+
   def evaluated(self) -> list[Row]:
     """Returns the rows of evaluated steps."""
     return [row for row in self.rows if is_evaluation(row)]

@@ -26,8 +26,8 @@ from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.announcement import describe
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.evaluation import evaluate
-from flax_resnet.training.interrupt import Stopped, StopSignals
-from flax_resnet.training.logbook import Logbook
+from flax_resnet.training.interrupt import Stopped, StopSignals, until
+from flax_resnet.training.logbook import Logbook, Row
 from flax_resnet.training.pace import Pace
 from flax_resnet.training.run import prepare, Run
 from flax_resnet.training.state import TrainState
@@ -51,12 +51,14 @@ def train(
 
   Raises:
     InputError: When config and workdir cannot be used; nothing is written.
-    RunError: When a step is not finite, see `faults`.
+    RunError: When a step is not finite, see `faults`, or the workdir cannot be
+      written any more.
     Stopped: At SIGINT or SIGTERM, after a checkpoint.
   """
   workdir = pathlib.Path(workdir)
   config = config.to_dict() if isinstance(config, ConfigDict) else config
   with contextlib.ExitStack() as stack:
+    stack.enter_context(workdirs.writing(workdir))
     run = prepare(config, mesh or sharding.make_mesh())
     workdirs.check(workdir, config)
     folder = workdir / "checkpoints"
@@ -78,6 +80,7 @@ def train(
 
     with StopSignals(jax.process_count()) as signals:
       state = _fit(run, state, checkpoints, log, signals)
+      checkpoints.wait()
     signum = signals.received or 0
     return _conclude(run, int(state.step), workdir, log, signum)
 
@@ -90,17 +93,17 @@ def _fit(
   signals: StopSignals,
 ) -> TrainState:
   """Takes the steps that are left; logs, evaluates and saves on the way."""
-  recipe, step, stopping = run.recipe, int(state.step), False
-  if step == run.num_steps:
-    if not log.evaluated():  # The file of a finished run is gone, or damaged.
-      row = evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
-      log.write(step, {"epoch": step / run.steps_per_epoch, **row})
+  recipe, step = run.recipe, int(state.step)
+  pace, train_step, shapes = Pace(step), run.train_step, None
+  if step and not _is_told(run, log, step):
+    # A signal had come before its evaluation, or its row was damaged.
+    state, _ = _look(run, state, pace, log, signals)
+  if step == run.num_steps or signals.stopping:
     return state
   calls = run.train_calls(step)
   batch, count = next(calls)
-  pace, train_step, shapes = Pace(step), run.train_step, None
 
-  while step < run.num_steps and not stopping:
+  while step < run.num_steps and not signals.stopping:
     if shapes != (here := jax.tree.map(jnp.shape, batch)):
       with pace.pause(state):
         train_step = run.train_step.lower(state, batch).compile()
@@ -109,24 +112,44 @@ def _fit(
     step += count
     log.advance(count)
     batch, count = next(calls, (None, 0))
-    stopping = signals.to_stop()
+    if not signals.to_stop() and not run.is_looked_at(step):
+      continue
 
-    row = {}
-    if stopping or run.is_looked_at(step):
-      faults.check(state.faults, recipe.skip_nonfinite, run.learning_rate)
-    if run.is_due(step, recipe.log_every):
-      row |= _training_metrics(run, state, step, pace)
-      state = state.replace(sums=run.zero_sums())
-    if run.is_due(step, recipe.eval_every):
-      with pace.pause(state):
-        row |= evaluate(run.eval_step, state, run.eval_batches(), run.mesh)
-        row |= _skipped("val", run.dataset.eval)
-    if row:
-      log.write(step, {"epoch": step / run.steps_per_epoch, **row})
-    if stopping or run.is_due(step, recipe.checkpoint_every):
+    faults.check(state.faults, recipe.skip_nonfinite, run.learning_rate)
+    state, row = _look(run, state, pace, log, signals)
+    if signals.stopping or run.is_due(step, recipe.checkpoint_every):
       with pace.pause(state):
         checkpoints.save(state, row, run.about())
   return state
+
+
+def _look(
+  run: Run, state: TrainState, pace: Pace, log: Logbook, signals: StopSignals
+) -> tuple[TrainState, Row]:
+  """Evaluates and logs what is due; returns the row.
+
+  Nothing is logged when a signal comes before the evaluation is complete: the
+  run does it when it continues.
+  """
+  step, row = int(state.step), {}
+  if run.is_due(step, run.recipe.eval_every):
+    with pace.pause(state):
+      batches = until(signals.to_stop, run.eval_batches())
+      row = evaluate(run.eval_step, state, batches, run.mesh)
+      row |= _skipped("val", run.dataset.eval)
+    if signals.stopping:
+      return state, {}
+  if run.is_due(step, run.recipe.log_every):
+    row = _training_metrics(run, state, step, pace) | row
+    state = state.replace(sums=run.zero_sums())
+  if row:
+    log.write(step, {"epoch": step / run.steps_per_epoch, **row})
+  return state, row
+
+
+def _is_told(run: Run, log: Logbook, step: int) -> bool:
+  """Whether the log has what was due after `step`."""
+  return log.knows(step) and (step < run.num_steps or bool(log.evaluated()))
 
 
 def _training_metrics(
@@ -156,7 +179,7 @@ def _conclude(
   """Draws the curves, writes the summary and says how the run ended."""
   if log.rows and _writes():
     curves.draw(log.rows, run.title(), workdir / "curves.png")
-  if step < run.num_steps:
+  if not log.knows(run.num_steps):
     raise Stopped(
       f"stopped after step {step}, which is saved: the same command continues",
       signum,

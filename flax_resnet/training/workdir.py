@@ -1,13 +1,14 @@
 """The folder of a run, and the config that it belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import math
 import os
 import pathlib
 from typing import Any
 
-from flax_resnet.training.schema import InputError
+from flax_resnet.training.schema import InputError, RunError
 from flax_resnet.weights.documents import read_object
 
 
@@ -41,6 +42,24 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
       + ("is not writable" if existing.is_dir() else "is not a folder")
       + ": choose another --workdir"
     )
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+  """Tells in a sentence why a file of a run could not be written.
+
+  Raises:
+    RunError: In the place of an OSError.
+  """
+  try:
+    yield
+  except BrokenPipeError:
+    raise  # Of whoever reads what is printed.
+  except OSError as error:
+    raise RunError(
+      f"workdir {workdir} cannot be written: {error}; its complete checkpoints "
+      "stay as they are: once it can, the same command continues"
+    ) from error
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
