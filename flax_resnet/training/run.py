@@ -132,8 +132,10 @@ class Run:
 
   def eval_batches(self) -> Iterator[Batch]:
     """Returns this host's part of every evaluated example, once."""
+    # No more at a time than there are: the rest would be memory for nothing.
+    size = min(self.recipe.eval_batch_size, len(self.dataset.eval))
     batches = self.dataset.eval.eval_batches(
-      batch_size=sharding.round_up(self.recipe.eval_batch_size, self.mesh),
+      batch_size=sharding.round_up(size, self.mesh),
       **_this_host(),
     )
     return told("config.data", batches)

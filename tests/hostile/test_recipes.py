@@ -42,7 +42,20 @@ SECTIONS = {
   "loss": (make_loss, set()),
   "optim": (make_optimizer, {"num_steps"}),
 }
-WRONG_TYPES = ("x", 1, 1.5, True, None, {"x": 1}, ("x",), (1.5,), ((1,),), [None])
+WRONG_TYPES = (
+  *("x", 1, 1.5, True, None, {"x": 1}, ("x",), (1.5,), ((1,),), [None]),
+)
+  "x",
+  1,
+  1.5,
+  True,
+  None,
+  {"x": 1},
+  ("x",),
+  (1.5,),
+  ((1,),),
+  [None],
+)
 NEVER = (math.nan, math.inf, -math.inf, 10**30, 10**400, -(10**400))
 ODD = (-1, 0, -0.5, 0.5, 1.5, -1e308, 1e308, 5e-324, 10**6, 10**9, 10**12)
 
