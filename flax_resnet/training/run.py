@@ -77,10 +77,16 @@ class Run:
       self.dataset.train,
       self.mesh,
       self._counts(first_step),
-      size=size,
+      size=self._longest(),
       **self._order(first_step),
     )
     return told("config.data", calls)
+
+  def _longest(self) -> int:
+    """Returns the most steps that a call may do."""
+    recipe = self.recipe
+    dues = (recipe.log_every, recipe.eval_every, recipe.checkpoint_every)
+    return min(recipe.steps_per_call, self.num_steps, *dues)
 
   def _counts(self, step: int) -> Iterator[int]:
     """Yields the lengths of the calls from `step` to the end."""
