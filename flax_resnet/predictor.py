@@ -137,7 +137,7 @@ def _find(name: str) -> list[pathlib.Path]:
   if path.is_dir():
     inside = map(pathlib.Path, images_below(path))
   elif glob.has_magic(name):
-    inside = map(pathlib.Path, glob.iglob(str(path), recursive=True))
+    inside = _matched(path)
   else:
     raise ValueError(f"there is no image {name}")
   found = sorted(p for p in inside if p.suffix.lower() in ENDINGS)
@@ -146,3 +146,16 @@ def _find(name: str) -> list[pathlib.Path]:
       f"there is no image in {name}: looked for {', '.join(ENDINGS)}"
     )
   return found
+
+
+def _matched(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields what a pattern stands for; links in circles end, as in a folder."""
+  if pattern.parts.count("**") != 1:
+    yield from map(pathlib.Path, glob.iglob(str(pattern), recursive=True))
+    return
+  at = pattern.parts.index("**")
+  tail = "/".join(pattern.parts[at + 1 :]) or "*"
+  for folder in glob.iglob(str(pathlib.Path(*pattern.parts[:at]))):
+    for path in map(pathlib.Path, images_below(folder)):
+      if path.relative_to(folder).match(tail):
+        yield path

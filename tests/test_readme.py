@@ -10,7 +10,11 @@ from flax_resnet.training import load_recipe
 from tests.recipes import RECIPES, ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+  ROOT / "README.md",
+  ROOT / "SECURITY.md",
+  *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(language, text=README):

@@ -77,7 +77,11 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     FileNotFoundError: When there is no such file.
   """
   try:
-    with np.load(os.path.expanduser(path), allow_pickle=False) as file:
+    # Opened here, as NumPy leaves a file open that it cannot read.
+    with (
+      open(os.path.expanduser(path), "rb") as opened,
+      np.load(opened, allow_pickle=False) as file,
+    ):
       arrays = dict(file)
   except FileNotFoundError as error:
     raise FileNotFoundError(

@@ -167,7 +167,9 @@ def make_augment(
     "scaling": scaling,
     "shear": shear,
   }
-  for name, number in {"crop_padding": crop_padding, **affine}.items():
+  if not 0 <= crop_padding <= 512:
+    raise ValueError(f"crop_padding is {crop_padding}: use 0 to 512")
+  for name, number in affine.items():
     if not 0 <= number < math.inf:
       raise ValueError(f"{name} is {number}: use 0 or more")
   if not 0 <= random_erasing <= 1:

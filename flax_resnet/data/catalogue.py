@@ -10,6 +10,7 @@ from flax_resnet.data.folder import FolderSource
 
 # Examples of the synthetic set.
 SYNTHETIC_SPLITS = {"train": 1024, "test": 256}
+MAX_CLASSES = 1_000_000  # Of it: each has a name.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,11 @@ def _synthetic(
     raise ValueError(
       f"data set 'synthetic' has no split {split!r}: use one of "
       f"{', '.join(SYNTHETIC_SPLITS)}"
+    )
+  if not 1 <= num_classes <= MAX_CLASSES:
+    raise ValueError(
+      f"data set 'synthetic' cannot have {num_classes} classes: use 1 to "
+      f"{MAX_CLASSES:,}"
     )
   return sources.SyntheticSource(
     SYNTHETIC_SPLITS[split], image_size, num_classes

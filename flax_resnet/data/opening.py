@@ -1,15 +1,16 @@
 """Opening a data set by its name."""
 
 from collections.abc import Sequence
+import math
 from typing import Literal
 
 from flax_resnet.data import pipeline, policies, transforms
 from flax_resnet.data.catalogue import Place
 from flax_resnet.data.datasets import Dataset, Split
+from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.reading import RecordReader
 
 OnError = Literal["stop", "skip"]
-_SIZES = range(1, 65_536)
 
 
 def load(
@@ -164,24 +165,24 @@ def _check(
   crop_scale: Sequence[float],
   **counts: int,
 ) -> None:
-  if image_size < 1:
-    raise ValueError(f"image_size is {image_size}: use 1 or more")
-  if eval_image_size is not None and eval_image_size < 1:
+  largest = math.isqrt(MAX_PIXELS)
+  if not 1 <= image_size <= largest:
+    raise ValueError(f"image_size is {image_size}: use 1 to {largest:,}")
+  if eval_image_size is not None and not 1 <= eval_image_size <= largest:
     raise ValueError(
-      f"eval_image_size is {eval_image_size}: use 1 or more, or None"
+      f"eval_image_size is {eval_image_size}: use 1 to {largest:,}, or None"
     )
-  before = 0.0
+  before, sizes = 0.0, range(1, largest + 1)
   for pair in early_image_sizes:
-    if len(pair) != 2 or not before < pair[0] < 1 or pair[1] not in _SIZES:
+    if len(pair) != 2 or not before < pair[0] < 1 or pair[1] not in sizes:
       raise ValueError(
         f"early_image_sizes is {early_image_sizes}: use pairs of a share of "
         "the run, each larger than the one before, and a whole size"
       )
     before = pair[0]
-  if not 0 < center_crop_fraction <= 1:
+  if not 0.001 <= center_crop_fraction <= 1:
     raise ValueError(
-      f"center_crop_fraction is {center_crop_fraction}: use more than 0, at "
-      "most 1"
+      f"center_crop_fraction is {center_crop_fraction}: use 0.001 to 1"
     )
   if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
     raise ValueError(

@@ -60,7 +60,7 @@ class Order:
   def __init__(
     self, num_records: int, seed: int, batch_size: int, copies: int = 1
   ):
-    if batch_size % copies:
+    if copies < 1 or batch_size % copies:
       raise ValueError(
         f"repeated_augmentation is {copies}, which does not divide the batch "
         f"size {batch_size}: use a divisor of it"

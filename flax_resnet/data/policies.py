@@ -210,8 +210,8 @@ def make_policy(
     )
   if num_ops is None:
     num_ops = published.num_ops
-  if num_ops < 1:
-    raise ValueError(f"num_ops is {num_ops}: use 1 or more")
+  if not 1 <= num_ops <= 100:
+    raise ValueError(f"num_ops is {num_ops}: use 1 to 100")
   return RandomDistortions(
     choices=published.choices,
     level=_level(name, magnitude, magnitude_std),

@@ -114,8 +114,10 @@ class Recipe:
     steps = self.num_steps
     if self.num_epochs is not None:
       steps = round(self.num_epochs * num_examples / self.batch_size)
-    if steps is None or steps < 1:
-      raise ValueError(f"the run has {steps} steps: use at least 1")
+    if steps is None or not 1 <= steps < 2**31:  # They are counted in int32.
+      raise ValueError(
+        f"the run has {steps} steps: use at least 1, below {2**31}"
+      )
     return steps
 
 

@@ -75,10 +75,16 @@ class Run:
       self.dataset.train,
       self.mesh,
       self._counts(first_step),
-      size=size,
+      size=self._longest(),
       **self._order(first_step),
     )
     return told("config.data", calls)
+
+  def _longest(self) -> int:
+    """Returns the most steps that a call may do."""
+    recipe = self.recipe
+    dues = (recipe.log_every, recipe.eval_every, recipe.checkpoint_every)
+    return min(recipe.steps_per_call, self.num_steps, *dues)
 
   def _counts(self, step: int) -> Iterator[int]:
     """Yields the lengths of the calls from `step` to the end."""
@@ -134,8 +140,10 @@ class Run:
 
   def eval_batches(self) -> Iterator[Batch]:
     """Returns this host's part of every evaluated example, once."""
+    # No more at a time than there are: the rest would be memory for nothing.
+    size = min(self.recipe.eval_batch_size, len(self.dataset.eval))
     batches = self.dataset.eval.eval_batches(
-      batch_size=sharding.round_up(self.recipe.eval_batch_size, self.mesh),
+      batch_size=sharding.round_up(size, self.mesh),
       **_this_host(),
     )
     return told("config.data", batches)

@@ -71,7 +71,7 @@ def build(
   """
   check(section, function, values, given)
   with wrong_input(section):
-    return function(**values, **given)
+    return function(**_as_typed(function, values), **given)
 
 
 def check(
@@ -97,6 +97,24 @@ def check(
         raise InputError(f"{section}.{key} is missing: add it to the config")
     elif wanted := _wanted(values[key], parameter.annotation):
       raise InputError(f"{section}.{key} is {values[key]!r:.200}: use {wanted}")
+
+
+def _as_typed(function: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns values with floats for ints where a float is wanted.
+
+  A large int overflows in JAX, which takes it for an int32.
+  """
+  parameters = inspect.signature(function).parameters
+
+  def typed(value, annotation):
+    if typing.get_origin(annotation) is Sequence:
+      (item,) = typing.get_args(annotation)
+      return tuple(typed(each, item) for each in value)
+    options = _options(annotation)
+    wants = float in options and int not in options and type(value) is int
+    return float(value) if wants else value
+
+  return {k: typed(v, parameters[k].annotation) for k, v in values.items()}
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

@@ -258,7 +258,7 @@ def test_no_name_is_no_policy():
     ("randaugment", {"magnitude": 31}, "magnitude is 31: use 0 to 30"),
     ("randaugment_increasing", {"magnitude": 11}, "11: use 0 to 10"),
     ("randaugment", {"magnitude_std": -0.5}, "magnitude_std is -0.5"),
-    ("randaugment", {"num_ops": 0}, "num_ops is 0: use 1 or more"),
+    ("randaugment", {"num_ops": 0}, "num_ops is 0: use 1 to 100"),
     ("randaugment", {"fill": (1, 2)}, r"fill is \(1, 2\): use 3 of 0 to 255"),
     ("randaugment", {"fill": (1, 2, 256)}, "use 3 of 0 to 255"),
     ("trivialaugment", {"magnitude": 5}, "leave out magnitude"),

@@ -83,6 +83,7 @@ def survive(
   folder: pathlib.Path,
   count: int,
   attempt: Callable[[random.Random], Callable[[], object]],
+  seconds: float = SECONDS,
 ) -> dict[str, int]:
   """Makes inputs and uses them; fails with every kind of failure there was.
 
@@ -90,6 +91,7 @@ def survive(
     folder: The only place where something may be written.
     count: Of the inputs.
     attempt: Makes an input, and returns what uses it.
+    seconds: That each may take.
 
   Returns:
     How many inputs ended how: "well", or "told".
@@ -100,16 +102,17 @@ def survive(
     for seed in range(count):
       try:
         call, begin = attempt(random.Random(seed)), time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         ends[_outcome(folder, call, printed)] += 1
         slowest = max(slowest, time.monotonic() - begin)
       except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
           raise
         failures.setdefault(_kind(error), []).append((seed, error))
-  seconds = time.monotonic() - start
+  took = time.monotonic() - start
   grown = _memory() - before
   print(
-    f"{count:,} inputs, {seconds:.0f} s, slowest {slowest:.2f} s, "
+    f"{count:,} inputs, {took:.0f} s, slowest {slowest:.2f} s, "
     f"+{grown >> 20} MiB, {ends}"
   )
   told = [
@@ -129,7 +132,6 @@ def _outcome(
   err, told, code = io.StringIO(), _Told(), 0
   logging.getLogger().addHandler(told)
   _watch.seen, _watch.inside = (), os.path.realpath(folder)
-  signal.setitimer(signal.ITIMER_REAL, SECONDS)
   try:
     with (
       contextlib.redirect_stderr(err),
@@ -209,7 +211,7 @@ def _limits() -> Iterator[None]:
   """Ends what takes too long, or memory without bounds."""
 
   def stop(*_):
-    raise TooSlow(f"more than {SECONDS} s")
+    raise TooSlow("an input took too long")
 
   before = signal.signal(signal.SIGALRM, stop)
   limits = resource.getrlimit(resource.RLIMIT_AS)

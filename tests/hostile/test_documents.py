@@ -8,46 +8,58 @@ import types
 import pytest
 
 from flax_resnet.insight import comparison
-from flax_resnet.training import curves, load_recipe, loop, workdir
-from flax_resnet.training.logbook import Logbook
+from flax_resnet.training import curves, load_recipe, loop, train, workdir
+from flax_resnet.training.logbook import Logbook, read
 from flax_resnet.training.schema import wrong_input
 from flax_resnet.verbs import evaluate, network
 from flax_resnet.weights import load_pretrained
+from tests import recipes
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
-from tests.recipes import ROOT
 
 FLAGS = {"weights": None, "model": None, "config": None, "json": True}
 
 
 @pytest.fixture(scope="module")
-def config():
+def made_up():
   """The config of a run on made-up images."""
   config = load_recipe(
-    ROOT / "configs/synthetic.py",
+    recipes.ROOT / "configs/synthetic.py",
     ["model.name=cifar_resnet8", "data.image_size=8", "data.num_threads=0"],
   )
   return json.loads(json.dumps(config.to_dict()))
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_damaged_configs(tmp_path, config, count):
+def test_damaged_configs(tmp_path, made_up, count):
   flags = argparse.Namespace(workdir=tmp_path, **FLAGS)
   # None has a checkpoint: all of them look at the config before it.
   ways = [
     lambda: network.predictor_of(flags),
-    lambda: workdir.check(tmp_path, config),
+    lambda: workdir.check(tmp_path, made_up),
     lambda: evaluate.run(flags, ["seed=1"]),
     lambda: load(tmp_path),
   ]
 
   def attempt(rng):
-    (tmp_path / "config.json").write_bytes(damaged_json(config, rng))
+    (tmp_path / "config.json").write_bytes(damaged_json(made_up, rng))
     return rng.choice(ways)
 
   survive(tmp_path, count, attempt)
-  (tmp_path / "config.json").write_text(json.dumps(config))
-  workdir.check(tmp_path, config)
+  (tmp_path / "config.json").write_text(json.dumps(made_up))
+  workdir.check(tmp_path, made_up)
+
+
+def test_a_finished_run_without_its_metrics_is_evaluated_again(
+  tmp_path, data_dir
+):
+  config = recipes.tiny(data_dir)
+  before = train(config, tmp_path)
+  (tmp_path / "metrics.jsonl").write_text("damaged")
+  after = train(config, tmp_path)
+  assert after["val/top1"] == before["val/top1"]
+  (row,) = read(tmp_path / "metrics.jsonl")
+  assert row["step"] == before["step"]
 
 
 def load(path):

@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from flax_resnet.data import transforms
+from flax_resnet.data.arrays import open_npz
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.jpeg import ImageError
@@ -130,3 +131,33 @@ def test_damaged_images(tmp_path, count, way):
 
   ends = survive(tmp_path, count, attempt)
   assert min(ends.values()) > count // 8
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_damaged_arrays(tmp_path, count):
+  def packed(save_arrays, **more):
+    file = io.BytesIO()
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    labels = np.arange(6) % 2
+    save_arrays(file, train_images=images, train_labels=labels, **more)
+    return file.getvalue()
+
+  files = [
+    packed(np.savez),
+    packed(np.savez_compressed, class_names=np.array(["a", "b"])),
+    packed(np.savez, class_names=np.array([{}, print], object)),
+  ]
+  path = tmp_path / "x.npz"
+
+  def attempt(rng):
+    path.write_bytes(damaged(rng.choice(files), rng, files))
+
+    def call():
+      with wrong_input("config.data"):
+        source = open_npz(path, "train")
+        assert source[0]["image"].ndim == 3
+
+    return call
+
+  ends = survive(tmp_path, count, attempt)
+  assert min(ends.values()) > count // 20

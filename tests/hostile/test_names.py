@@ -87,8 +87,9 @@ def test_links_in_circles_end(tmp_path):
     for name in "bcd":
       (deep / name).symlink_to(tmp_path)
     deep = deep / "inside"
-  found = find_images([str(tmp_path)])
-  assert [path.name for path in found] == ["x.png"] * 3
+  for what in (tmp_path, tmp_path / "**", tmp_path / "**" / "*.png"):
+    found = find_images([str(what)])
+    assert [path.name for path in found] == ["x.png"] * 3
 
 
 REPOSITORY, COMMIT = "owner/net.a1_x-y", "0123456789" * 4
