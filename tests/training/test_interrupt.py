@@ -42,6 +42,7 @@ def send_in(monkeypatch, where, name, number):
     return function(*args)
 
   monkeypatch.setattr(where, name, wrapped)
+  return calls
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,9 @@ def test_a_signal_stops_within_a_step_and_a_save(
 def test_a_signal_after_the_last_evaluation_ends_nothing(
   config, tmp_path, mesh, monkeypatch
 ):
-  send_in(monkeypatch, Checkpoints, "wait", 1)
+  sent = send_in(monkeypatch, Checkpoints, "wait", 1)
   assert train(config, tmp_path, mesh)["finished"]
+  assert sent
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
