@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from flax_resnet import sharding
 from flax_resnet.insight.probe import Probe, probe_each
+from flax_resnet.training import digests
 from flax_resnet.training import workdir as workdirs
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.run import prepare, Run
@@ -87,6 +88,9 @@ def _latest(workdir: pathlib.Path, run: Run, like: TrainState) -> TrainState:
   try:
     if (step := checkpoints.latest_step()) is None:
       raise InputError(f"the run in {workdir} has saved no checkpoint yet")
+    folder = workdir / "checkpoints" / str(step)
+    if what := digests.damage(folder):
+      raise InputError(f"checkpoint {folder} is damaged: {what}: remove it")
     return checkpoints.restore(step, like)
   finally:
     checkpoints.close()

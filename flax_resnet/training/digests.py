@@ -1,11 +1,9 @@
-"""Whether a checkpoint is what was written.
+"""Checkpoints of a run with digests, and what is done with a damaged one.
 
-Orbax's own formats notice a flipped bit in what describes arrays and not in
-the arrays. So the digests of all files of the state lie beside them, before the
-checkpoint appears under its name.
+The digests, see `weights.integrity`, lie beside the files of the state before
+the checkpoint appears under its name.
 """
 
-import hashlib
 import itertools
 import json
 import pathlib
@@ -14,10 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from flax_resnet.training.schema import InputError
-
-NAME = "digests.json"
-# Orbax says in it when a part is complete, after that.
-_LATER = ("commit_success.txt", NAME)
+from flax_resnet.weights import integrity
 
 
 class DigestingHandler(ocp.StandardCheckpointHandler):
@@ -31,8 +26,7 @@ class DigestingHandler(ocp.StandardCheckpointHandler):
   def finalize(self, directory: Any) -> None:
     """Is called by one host, when all have written and nothing is public."""
     super().finalize(directory)
-    folder = pathlib.Path(directory)
-    (folder / NAME).write_text(json.dumps(_digests(folder), indent=1))
+    integrity.write(pathlib.Path(directory))
 
 
 def set_damaged_aside(directory: pathlib.Path) -> str:
@@ -68,17 +62,10 @@ def damage(folder: pathlib.Path) -> str | None:
     for path in (folder / "metrics" / "metrics", folder / "about" / "metadata"):
       if path.exists():
         json.loads(path.read_text())
-    if not (state / NAME).exists():
-      return None  # Of a run of before there were digests.
-    written = json.loads((state / NAME).read_text())
-    found = _digests(state)
   except (OSError, ValueError) as error:
     return " ".join(f"{type(error).__name__}: {error}".split())
-  for name in sorted(written.keys() | found.keys()):
-    if written.get(name) != found.get(name):
-      how = "is missing" if name not in found else "is not as it was written"
-      return f"state/{name} {how}"
-  return None
+  what = integrity.difference(state)
+  return what and f"state/{what}"
 
 
 def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -86,19 +73,6 @@ def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
     return []
   folders = [path for path in directory.iterdir() if path.name.isdecimal()]
   return sorted(folders, key=lambda path: int(path.name), reverse=True)
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-  return {
-    path.relative_to(folder).as_posix(): _digest(path)
-    for path in sorted(folder.rglob("*"))
-    if path.is_file() and path.name not in _LATER
-  }
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told(damaged: list[tuple[pathlib.Path, str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_resnet.weights import pytorch
+from flax_resnet.weights import integrity, pytorch
 from flax_resnet.weights.documents import read_object
 from flax_resnet.weights.state_dict import Variables, WeightsError
 
@@ -78,7 +78,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
       is the average.
 
   Raises:
-    WeightsError: When it is none of these.
+    WeightsError: When it is none of these, or damaged.
   """
   from etils import epath
   import orbax.checkpoint as ocp
@@ -88,6 +88,10 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
     folder = _latest(folder)
   if (folder / "state").is_dir():
     folder = folder / "state"
+  if what := integrity.difference(folder):
+    raise WeightsError(
+      f"checkpoint {folder} is damaged: {what}: use another one"
+    )
   try:
     # The handler, as a Checkpointer warns of a file that a run's state lacks.
     handler = ocp.StandardCheckpointHandler()

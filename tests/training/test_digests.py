@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from flax_resnet.insight.trained import Trained
 from flax_resnet.training import digests, InputError, train
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.run import prepare
+from flax_resnet.weights import files, integrity, WeightsError
 from tests.training.test_loop import assert_same_bits, final_state
 
 
@@ -77,7 +79,7 @@ def test_damage_is_noticed_or_does_no_harm(config, mesh, whole, flips):
   assert not [
     path
     for path, _ in harmless
-    if path.startswith("state/") and not path.endswith((".txt", digests.NAME))
+    if path.startswith("state/") and not path.endswith((".txt", integrity.NAME))
   ]
 
 
@@ -124,7 +126,7 @@ def test_a_run_of_nothing_but_damage_is_left_as_it_is(config, mesh, whole):
 def test_an_older_checkpoint_without_digests_is_read(config, mesh, whole):
   good = final_state(config, whole, mesh)
   folder = whole / "checkpoints" / "4" / "state"
-  (folder / digests.NAME).unlink()
+  (folder / integrity.NAME).unlink()
   assert digests.damage(folder.parent) is None
   jax.tree.map(
     np.testing.assert_array_equal, final_state(config, whole, mesh), good
@@ -133,3 +135,17 @@ def test_an_older_checkpoint_without_digests_is_read(config, mesh, whole):
   (folder / "manifest.ocdbt").write_bytes(b"nonsense")
   with pytest.raises(InputError, match="4 cannot be read: "):
     train(config, whole, mesh)
+
+
+def test_a_flipped_array_is_noticed_by_all_who_read_a_run(config, whole, mesh):
+  """Prediction, evaluation, a warm start; `inspect`, which reads the state."""
+  largest = max(
+    (whole / "checkpoints" / "4" / "state").rglob("*"),
+    key=lambda path: path.stat().st_size if path.is_file() else 0,
+  )
+  files.read_checkpoint(whole)
+  largest.write_bytes(flip(largest.read_bytes(), random.Random(0)))
+  with pytest.raises(WeightsError, match="4/state is damaged: .* as it was"):
+    files.read_checkpoint(whole)
+  with pytest.raises(InputError, match="4 is damaged: .* as it was written"):
+    Trained.load(whole)
