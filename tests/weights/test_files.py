@@ -85,7 +85,7 @@ def test_no_pickle_is_ever_executed(tmp_path):
   (tmp_path / "b.bin").write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
   for name in ("a.pth", "b.bin"):
     with pytest.raises(
-      WeightsError, match=r"alone: it names \S+, which is none"
+      WeightsError, match=r"alone: (it names \S+, w|Unsupported o)"
     ):
       files.read(tmp_path / name)
   assert not (tmp_path / "owned").exists()
