@@ -31,7 +31,9 @@ _UNSEEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning)
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.link")
 _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 # It prints by itself; Pillow has no switch for it.
-_LIBTIFF = re.compile(rb"(tempfile\.tif|TIFF\w+|\w+(Decode|Tag)\w*): ")
+_LIBTIFF = re.compile(
+  rb"(tempfile\.tif|_?TIFF\w+|JPEGLib|MissingRequired|\w+(Decode|Tag)\w*): "
+)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
