@@ -189,6 +189,7 @@ ONCE = [
   ("data", "policy_num_ops", 10**9, False),
   ("data", "repeated_augmentation", 0, True),
   ("augment", "crop_padding", 10**12, True),
+  ("augment", "mean", (1e308,) * 3, True),
   ("augment", "rotation", 10**12, False),
   ("augment", "mixup", 10**12, False),
   ("augment", "random_erasing", 1, False),
