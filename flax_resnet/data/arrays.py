@@ -83,6 +83,9 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
       np.load(opened, allow_pickle=False) as file,
     ):
       arrays = dict(file)
+    for name, array in arrays.items():
+      if not isinstance(array, np.ndarray):  # NumPy gives bytes as they are.
+        raise ValueError(f"{name} is no array")
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f"root is {path}, which is not there: give the path of a .npz file"

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flax_resnet.models.fields import check_fields
 from flax_resnet.models.layers import at_least_float32, Layers
-from flax_resnet.models.plan import BlockPlan, check_fields, plan_stages
+from flax_resnet.models.plan import BlockPlan, plan_stages
 from flax_resnet.models.stem import Stem
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict
 
-from flax_resnet.training.schema import InputError, nearest, wrong_input
+from flax_resnet.training.schema import InputError, nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,10 @@ def override(
   config: ConfigDict | Mapping[str, Any], overrides: Sequence[str]
 ) -> ConfigDict:
   """Returns the config with some keys changed, as in `load_recipe`."""
-  with wrong_input("config"):
+  try:
     config = ConfigDict(cast(Any, config))
+  except (AttributeError, TypeError, ValueError) as error:  # Of a key's name.
+    raise InputError(f"the config cannot be read: {error}") from error
   keys = [_override(config, text) for text in overrides]
   lengths = {"num_epochs", "num_steps"}
   if len(given := lengths & set(keys)) == 1:

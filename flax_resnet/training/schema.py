@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import inspect
-import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ _TYPES = BeartypeConf(is_pep484_tower=True)
 
 # What no computer counts to, and what NumPy and XLA have no type for.
 _MAX_INT = 2**63
+_MAX_FLOAT = 3.4e38
 
 
 class InputError(Exception):
@@ -129,8 +129,8 @@ def _wanted(value: Any, annotation: Any) -> str:
     return _spell(annotation)
   numbers = value if isinstance(value, (list, tuple)) else (value,)
   for number in numbers:
-    if isinstance(number, float) and not math.isfinite(number):
-      return "finite numbers"
+    if isinstance(number, float) and not abs(number) <= _MAX_FLOAT:
+      return "finite numbers, as float32 has them"
     if isinstance(number, int) and abs(number) >= _MAX_INT:
       return f"numbers below {_MAX_INT}"
   return ""

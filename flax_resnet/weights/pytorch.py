@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
   text = str(error)
   if found := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", text):
     return f"it names {found[1][:200]}, which is none"
-  if found := re.search(r"WeightsUnpickler error: *(.+)", text):
+  if found := re.search(r"WeightsUnpickler error:\s*(.+)", text):
     return found[1][:200]
   if text.startswith("Weights only load failed"):
     return "it holds something else"

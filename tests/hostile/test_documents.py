@@ -101,7 +101,7 @@ def test_damaged_metrics(tmp_path, monkeypatch, capsys, count):
     data = b"\n".join(lines) + b"\n"
     shutil.rmtree(tmp_path / "tensorboard", ignore_errors=True)
     path.write_bytes(data if rng.random() < 0.7 else damaged(data, rng, [data]))
-    drawn = draw if rng.random() < 0.03 else lambda *_: None
+    drawn = draw if rng.random() < 0.01 else lambda *_: None
     monkeypatch.setattr(curves, "draw", drawn)
     return rng.choice([resume, resume, compare])
 

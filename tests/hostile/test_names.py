@@ -28,12 +28,12 @@ NAMES = (
   *("\u202egpj.exe.jpg".encode(), "그림.jpg".encode(), b"n" * 250 + b".jpg"),
   *(b"a;b.jpg", b"%s%n.jpg", b"{0}.jpg", b"'\".jpg", b"\\.jpg", b"\r.jpg"),
 )
+IMAGE = save("PNG")
 LOOK = Preprocessing(8, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
 
 
 def grow(folder: bytes, rng, depth=0):
   """Makes files, folders, pipes and links that lead anywhere."""
-  image = save("PNG")
   for name in rng.sample(NAMES, rng.randrange(1, 5)):
     path = os.path.join(folder, name)
     kind = rng.random()
@@ -47,7 +47,7 @@ def grow(folder: bytes, rng, depth=0):
       os.mkfifo(path)
     else:
       with open(path, "wb") as file:
-        file.write(image if rng.random() < 0.8 else b"")
+        file.write(IMAGE if rng.random() < 0.8 else b"")
 
 
 @pytest.mark.parametrize("count", COUNTS)

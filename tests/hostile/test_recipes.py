@@ -174,6 +174,36 @@ def everything(path):
   return [(good(path), case) for case in cases(good(path))]
 
 
+# What went wrong once: it filled the memory, took minutes, or was a traceback.
+ONCE = [
+  ("", "eval_batch_size", 10**12, False),
+  ("", "num_steps", 10**12, True),
+  ("", "steps_per_call", 10**12, False),
+  ("model", "num_classes", 0, True),
+  ("model", "num_classes", 10**12, True),
+  ("model", "stage_sizes", (10**9,) * 4, True),
+  ("model", "shortcut", "x" * 10_000, True),
+  ("data", "image_size", 10**9, True),
+  ("data", "eval_image_size", 10**9, True),
+  ("data", "center_crop_fraction", 5e-324, True),
+  ("data", "policy_num_ops", 10**9, False),
+  ("data", "repeated_augmentation", 0, True),
+  ("augment", "crop_padding", 10**12, True),
+  ("augment", "mean", (1e308,) * 3, True),
+  ("augment", "rotation", 10**12, False),
+  ("augment", "mixup", 10**12, False),
+  ("augment", "random_erasing", 1, False),
+  ("optim", "learning_rate", 10**400, True),
+]
+
+
+def test_what_went_wrong_once(tmp_path, monkeypatch, one_device):
+  for name in ("digits", "imagenet_rsb_a2"):
+    recipe = good(next(path for path in RECIPES if path.stem == name))
+    chosen = [(recipe, Case(*case, "")) for case in ONCE]
+    fuzz(tmp_path, monkeypatch, chosen, one_device)
+
+
 def test_some_wrong_values_of_every_recipe(tmp_path, monkeypatch, one_device):
   rng = random.Random(0)
   chosen = [c for path in RECIPES for c in rng.sample(everything(path), 25)]

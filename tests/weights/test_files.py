@@ -84,7 +84,9 @@ def test_no_pickle_is_ever_executed(tmp_path):
   torch.save({"conv1.weight": Evil(tmp_path / "owned")}, tmp_path / "a.pth")
   (tmp_path / "b.bin").write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
   for name in ("a.pth", "b.bin"):
-    with pytest.raises(WeightsError, match=r"PyTorch file of tensors alone"):
+    with pytest.raises(
+      WeightsError, match=r"alone: (it names \S+, w|Unsupported o)"
+    ):
       files.read(tmp_path / name)
   assert not (tmp_path / "owned").exists()
 
