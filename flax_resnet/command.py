@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import sys
+import types
 from typing import Any, NoReturn
 import warnings
 
@@ -17,6 +18,8 @@ from flax_resnet.training.schema import InputError, RunError
 
 # Characters that are printed of an error; a value in it may have millions.
 MAX_SENTENCE = 1_500
+# What TensorStore's threads meet after Orbax has failed with another error.
+_LATE = "Event loop is closed"
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,8 +122,9 @@ def printable(text: str) -> str:
 
 
 def _unraisable(told: Any) -> None:
-  """Python's own, without what TensorStore's threads say of a failed save."""
-  if str(told.exc_value) != "Event loop is closed":
+  """Python's own, without what Orbax had begun when something else failed."""
+  late = str(told.exc_value) == _LATE
+  if not late and not isinstance(told.object, types.CoroutineType):
     sys.__unraisablehook__(told)
 
 

@@ -144,7 +144,8 @@ def run(call_main, place, data_dir, monkeypatch):
   "page",
   [
     ROOT / "README.md",
-    ENGLISH,
+    # Four minutes: pictures of many runs.
+    pytest.param(ENGLISH, marks=pytest.mark.slow, id="skip_connections"),
     ROOT / "docs/data.md",
     *sorted((ROOT / "docs").glob("from_*.md")),
   ],

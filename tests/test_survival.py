@@ -130,8 +130,9 @@ def same_run(recipe, flags, one, other):
 
 @pytest.mark.parametrize(
   ("kills", "num_steps"),
-  [(2, 40), pytest.param(60, 600, marks=pytest.mark.slow)],
+  [(2, 40), (60, 600)],
 )
+@pytest.mark.slow  # tests/test_train.py kills one process in every run.
 def test_kill_at_any_time_costs_nothing(
   recipe, start, tmp_path, kills, num_steps
 ):

@@ -77,7 +77,13 @@ def test_space_to_depth_is_the_7x7_stem(size):
   )
 
 
-@pytest.mark.parametrize("name", ["cifar_preact_resnet164", "seresnet18"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param("cifar_preact_resnet164", marks=pytest.mark.slow),
+    "seresnet18",
+  ],
+)
 def test_scanned_and_recomputed_blocks_are_the_same_network(name):
   make = functools.partial(fr.create_model, name, **SMALL)
   plain, scanned, remat = make(), make(scan=True), make(remat=True)

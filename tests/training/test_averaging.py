@@ -154,7 +154,7 @@ def test_an_average_of_bfloat16_moves():
       {"ema_decay": 1.0},
       "config: ema_decay is 1.0: use 0 or more, less than 1",
     ),
-    ({"ema_decay": float("nan")}, "config: ema_decay is nan"),
+    ({"ema_decay": float("nan")}, "config.ema_decay is nan: use finite"),
     ({"ema_every": 0}, "config: ema_every is 0: use 1 or more"),
   ],
 )

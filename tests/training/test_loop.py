@@ -233,7 +233,9 @@ def relative_difference(a, b):
   return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
-@pytest.mark.parametrize("group", [None, 8, 32])
+@pytest.mark.parametrize(
+  "group", [None, 8, pytest.param(32, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   ("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)]
 )
