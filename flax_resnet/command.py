@@ -68,17 +68,7 @@ def exits() -> Iterator[None]:
   1 when a run has failed or another host is gone, 2 after a wrong input, 130
   after Ctrl-C, 143 after SIGTERM.
   """
-  # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
-  # half-written checkpoint to be removed; and Orbax logs the errors of its
-  # threads, which it raises as well.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
-  sys.unraisablehook = _unraisable
-  # Pillow of odd files, which are then read rightly or told in one sentence.
-  logging.getLogger("PIL").setLevel(logging.CRITICAL)
-  warnings.filterwarnings("ignore", module=r"PIL\.")
-  # Orbax, where it fails, of what it had begun with, and what it had not.
-  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+  _leave_the_telling_to_us()
   # A file name may hold what is no text, and is printed nevertheless.
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -111,6 +101,21 @@ def exits() -> Iterator[None]:
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _leave_the_telling_to_us() -> None:
+  """Silences what libraries say beside the sentence that is ours."""
+  # TFDS and Orbax warn of what they then do rightly: a set to be prepared, a
+  # half-written checkpoint to be removed; and Orbax logs the errors of its
+  # threads, which it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  sys.unraisablehook = _unraisable
+  # Pillow of odd files, which are then read rightly or told in one sentence.
+  logging.getLogger("PIL").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", module=r"PIL\.")
+  # Orbax, where it fails, of what it had begun with, and what it had not.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited")
 
 
 def printable(text: str) -> str:

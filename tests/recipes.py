@@ -27,3 +27,22 @@ def tiny(data_dir: str) -> ConfigDict:
   config.data.data_dir = data_dir
   config.data.image_size = 8
   return config
+
+
+def write_tiny(
+  folder: pathlib.Path, data_dir: str, **changes: object
+) -> pathlib.Path:
+  """Writes a config file of the tiny net, for train.py."""
+  path = folder / "recipe.py"
+  path.write_text(
+    f"""
+from tests.recipes import tiny
+
+
+def get_config():
+  config = tiny({data_dir!r})
+  config.update({changes!r})
+  return config
+"""
+  )
+  return path

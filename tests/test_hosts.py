@@ -14,27 +14,22 @@ import pytest
 
 from flax_resnet import sharding
 from flax_resnet.training import lock
-from tests.recipes import ROOT
+from tests.recipes import ROOT, write_tiny
 import train as script
 
 
 @pytest.fixture
 def recipe(tmp_path, data_dir):
-  path = tmp_path / "recipe.py"
-  path.write_text(
-    f"""
-from tests.recipes import tiny
-
-
-def get_config():
-  config = tiny({data_dir!r})
-  config.update(num_steps=6, log_every=1, eval_every=3)
-  config.update(checkpoint_every=2, keep_checkpoints=9)
-  config.augment.flip = True
-  return config
-"""
+  return write_tiny(
+    tmp_path,
+    data_dir,
+    num_steps=6,
+    log_every=1,
+    eval_every=3,
+    checkpoint_every=2,
+    keep_checkpoints=9,
+    augment={"flip": True},
   )
-  return path
 
 
 @pytest.fixture

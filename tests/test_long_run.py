@@ -12,25 +12,15 @@ import time
 
 import pytest
 
-from tests.recipes import ROOT
+from tests.recipes import ROOT, write_tiny
 
 
 @pytest.fixture
 def recipe(tmp_path, data_dir):
   """The tiny net on digits; it logs, evaluates and saves now and then."""
-  path = tmp_path / "recipe.py"
-  path.write_text(
-    f"""
-from tests.recipes import tiny
-
-
-def get_config():
-  config = tiny({data_dir!r})
-  config.update(log_every=20, eval_every=500, checkpoint_every=250)
-  return config
-"""
+  return write_tiny(
+    tmp_path, data_dir, log_every=20, eval_every=500, checkpoint_every=250
   )
-  return path
 
 
 def watch(process, workdir, samples):

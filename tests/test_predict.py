@@ -174,11 +174,7 @@ def test_weights_that_say_nothing_get_the_preprocessing_of_imagenet(
 def test_weights_of_a_recipe_are_used_with_it(
   run, workdir, folder, tmp_path, data_dir
 ):
-  recipe = tmp_path / "recipe.py"
-  recipe.write_text(
-    "from tests.recipes import tiny\n\n\n"
-    f"def get_config():\n  return tiny({data_dir!r})\n"
-  )
+  recipe = recipes.write_tiny(tmp_path, data_dir)
   weights = tmp_path / "digits.safetensors"
   code, _, err = run("convert", workdir, weights)
   assert (code, err) == (0, "")

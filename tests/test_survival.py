@@ -20,7 +20,7 @@ import pytest
 from flax_resnet import sharding
 from flax_resnet.training import digests, load_recipe
 from flax_resnet.training.logbook import Logbook
-from tests.recipes import ROOT
+from tests.recipes import ROOT, write_tiny
 from tests.training.test_loop import assert_same_bits, final_state
 import train as script
 
@@ -28,19 +28,14 @@ import train as script
 @pytest.fixture
 def recipe(tmp_path, data_dir):
   """A config file of the tiny net on digits, which saves every few steps."""
-  path = tmp_path / "recipe.py"
-  path.write_text(
-    f"""
-from tests.recipes import tiny
-
-
-def get_config():
-  config = tiny({data_dir!r})
-  config.update(num_steps=40, log_every=1, eval_every=20, checkpoint_every=5)
-  return config
-"""
+  return write_tiny(
+    tmp_path,
+    data_dir,
+    num_steps=40,
+    log_every=1,
+    eval_every=20,
+    checkpoint_every=5,
   )
-  return path
 
 
 @pytest.fixture

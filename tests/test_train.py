@@ -16,24 +16,14 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.models.start import initial_variables
 from flax_resnet.weights import files
-from tests.recipes import ROOT
+from tests.recipes import ROOT, write_tiny
 import train as script
 
 
 @pytest.fixture
 def recipe(tmp_path, data_dir):
   """A config file of the tiny net on digits."""
-  path = tmp_path / "recipe.py"
-  path.write_text(
-    f"""
-from tests.recipes import tiny
-
-
-def get_config():
-  return tiny({data_dir!r})
-"""
-  )
-  return path
+  return write_tiny(tmp_path, data_dir)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Split:
     source: The records.
     reader: Reads and transforms them.
     workers: Who reads.
-    random: Whether the transform gives another image each time.
+    random: Whether a record becomes another image each time.
     early: What reads before, if something else does: (share of the run until
       which, reader), in order.
     copies: How often a record is in a batch of training.

@@ -54,7 +54,7 @@ def check_fields(net: "ResNet") -> None:
     raise ValueError(
       f"num_classes is {net.num_classes}: use 0 to {MAX_CLASSES:,}"
     )
-  for field in ("stochastic_depth", "dropout", "head_dropout"):
+  for field in _RATES:
     if not 0 <= (rate := getattr(net, field)) < 1:
       raise ValueError(f"{field} is {rate}: use 0 or more, less than 1")
   if net.dropout and "dropout" not in inspect.signature(net.block).parameters:

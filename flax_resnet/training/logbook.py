@@ -14,8 +14,8 @@ from flax_resnet.training.schema import InputError
 from flax_resnet.training.workdir import to_json, write_text
 
 Row = dict[str, Any]
-# Below it are all numbers that a run writes.
-_MAX = 1e30
+# float32's largest: no number that a run writes is above it.
+_MAX = 2.0**128
 
 
 class Logbook:

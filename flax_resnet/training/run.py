@@ -82,9 +82,7 @@ class Run:
 
   def _longest(self) -> int:
     """Returns the most steps that a call may do."""
-    recipe = self.recipe
-    dues = (recipe.log_every, recipe.eval_every, recipe.checkpoint_every)
-    return min(recipe.steps_per_call, self.num_steps, *dues)
+    return min(self.recipe.steps_per_call, self.num_steps, *self._dues())
 
   def _counts(self, step: int) -> Iterator[int]:
     """Yields the lengths of the calls from `step` to the end."""
@@ -95,6 +93,7 @@ class Run:
       step += count
 
   def _dues(self) -> tuple[int, ...]:
+    """Returns after how many steps, again and again, something is done."""
     recipe = self.recipe
     return recipe.log_every, recipe.eval_every, recipe.checkpoint_every
 
@@ -197,8 +196,7 @@ def prepare(config: Mapping[str, Any], mesh: Mesh) -> Run:
       f"config.steps_per_call is {recipe.steps_per_call}, for which images "
       "must be the same in every epoch: set "
       "config.data.random_resized_crop=False, config.data.policy=None and "
-      "config.data.early_image_sizes=(), or "
-      "config.steps_per_call=1"
+      "config.data.early_image_sizes=(), or config.steps_per_call=1"
     )
   if recipe.batch_size > len(dataset.train):
     raise InputError(

@@ -127,12 +127,12 @@ def _wanted(value: Any, annotation: Any) -> str:
   """Says what is wanted instead of a value; nothing if it fits."""
   if not _fits(value, annotation):
     return _spell(annotation)
-  numbers = value if isinstance(value, (list, tuple)) else (value,)
-  for number in numbers:
-    if isinstance(number, float) and not abs(number) <= _MAX_FLOAT:
-      return "finite numbers, as float32 has them"
-    if isinstance(number, int) and abs(number) >= _MAX_INT:
-      return f"numbers below {_MAX_INT}"
+  if isinstance(value, (list, tuple)):
+    return next(filter(None, (_wanted(each, Any) for each in value)), "")
+  if isinstance(value, float) and not abs(value) <= _MAX_FLOAT:
+    return "finite numbers, as float32 has them"
+  if isinstance(value, int) and abs(value) >= _MAX_INT:
+    return f"numbers below {_MAX_INT}"
   return ""
 
 

@@ -13,6 +13,7 @@ from flax_resnet import sharding
 from flax_resnet.training import faults, metrics, RunError, train
 from flax_resnet.training import run as runs
 from flax_resnet.training.state import TrainState
+from tests.recipes import write_tiny
 from tests.training.test_loop import assert_same_bits, final_state, train_to
 import train as script
 
@@ -265,10 +266,7 @@ def test_gradients_are_looked_at_where_the_loss_is_finite(
 def test_the_command_ends_with_a_sentence_and_code_1(
   config, tmp_path, call_main, data_dir
 ):
-  recipe = tmp_path / "recipe.py"
-  recipe.write_text(
-    f"from tests.recipes import tiny\nget_config = lambda: tiny({data_dir!r})\n"
-  )
+  recipe = write_tiny(tmp_path, data_dir)
   code, _, err = call_main(
     script.main,
     *(f"--config={recipe}", f"--workdir={tmp_path / 'run'}"),
