@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
+import fnmatch
 import glob
 import itertools
 import os
@@ -150,12 +151,27 @@ def _find(name: str) -> list[pathlib.Path]:
 
 def _matched(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields what a pattern stands for; links in circles end, as in a folder."""
-  if pattern.parts.count("**") != 1:
-    yield from map(pathlib.Path, glob.iglob(str(pattern), recursive=True))
+  parts = pattern.parts
+  if "**" not in parts:
+    yield from map(pathlib.Path, glob.iglob(str(pattern)))
     return
-  at = pattern.parts.index("**")
-  tail = "/".join(pattern.parts[at + 1 :]) or "*"
-  for folder in glob.iglob(str(pathlib.Path(*pattern.parts[:at]))):
+  at = parts.index("**")
+  tail = parts[at + 1 :] or ("*",)
+  for folder in glob.iglob(str(pathlib.Path(*parts[:at]))):
     for path in map(pathlib.Path, images_below(folder)):
-      if path.relative_to(folder).match(tail):
+      if _matches(path.relative_to(folder).parts, ("**", *tail)):
         yield path
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+  """Whether a path is what a pattern says; ** is any number of folders."""
+  if not patterns:
+    return not parts
+  first, *rest = patterns
+  if first == "**":
+    return any(_matches(parts[n:], rest) for n in range(len(parts) + 1))
+  return (
+    bool(parts)
+    and fnmatch.fnmatchcase(parts[0], first)
+    and _matches(parts[1:], rest)
+  )

@@ -119,6 +119,7 @@ def test_files_folders_and_patterns_are_found(folder):
   assert names(folder / "1") == ["1.png", "3.png", "5.png", "7.png"]
   assert names(folder / "*" / "[05].png") == ["0.png", "5.png"]
   assert names(folder / "**" / "8.png") == ["8.png"]
+  assert names(folder / "**" / "1" / "**" / "[35].png") == ["3.png", "5.png"]
   # A file that is named is taken, whatever its ending.
   assert names(folder / "notes.txt", folder / "0/2.png") == [
     "notes.txt",

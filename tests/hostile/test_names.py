@@ -87,8 +87,8 @@ def test_links_in_circles_end(tmp_path):
     for name in "bcd":
       (deep / name).symlink_to(tmp_path)
     deep = deep / "inside"
-  for what in (tmp_path, tmp_path / "**", tmp_path / "**" / "*.png"):
-    found = find_images([str(what)])
+  for what in ("", "**", "**/*.png", "**/a/**/*.png"):
+    found = find_images([str(tmp_path / what)])
     assert [path.name for path in found] == ["x.png"] * 3
 
 
