@@ -52,7 +52,11 @@ def assert_close(found, wanted, rtol=1e-12):
 
 @pytest.mark.parametrize(
   ("accumulate", "group", "devices"),
-  [(2, 8, 1), (4, 4, 4), (4, 16, 4)],
+  [
+    (2, 8, 1),
+    (4, 16, 4),
+    pytest.param(4, 4, 4, marks=pytest.mark.slow),
+  ],
 )
 def test_parts_give_the_update_of_the_whole(exact, accumulate, group, devices):
   """Parameters, running statistics, momentum and metrics."""

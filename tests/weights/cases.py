@@ -220,23 +220,24 @@ def our_outputs(case: Case, state_dict) -> dict[str, np.ndarray]:
   model = case.network()
   variables = fr.from_torch(state_dict, model)
 
+  # Numbers closed over would be compressed with the program that is kept.
   @jax.jit
-  def evaluated(x):
+  def evaluated(variables, x):
     maps = model.apply(variables, x, train=False, method="features")
     return maps | {"logits": model.apply(variables, x, train=False)}
 
   @jax.jit
-  def trained(x):
+  def trained(variables, x):
     return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
   found = {}
   for side in case.sides:
-    for name, value in evaluated(images(side)).items():
+    for name, value in evaluated(variables, images(side)).items():
       value = np.asarray(value)
       if value.ndim == 4:
         value = value.transpose(0, 3, 1, 2)
       found[f"{name}/{side}"] = value
-  logits, updates = trained(images(case.sides[0]))
+  logits, updates = trained(variables, images(case.sides[0]))
   found["train"] = np.asarray(logits)
   after = fr.to_torch(variables | updates, model, names=case.names)
   for name, value in after.items():

@@ -61,7 +61,11 @@ def their_training(name, dtype):
 @pytest.mark.parametrize(
   ("name", "dtype"),
   [
-    (name, dtype)
+    pytest.param(
+      name,
+      dtype,
+      marks=[pytest.mark.slow] if name == "resnet50" else [],
+    )
     for name, (_, _, dtypes) in cases.TRAINED.items()
     for dtype in dtypes
   ],
