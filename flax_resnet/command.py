@@ -20,6 +20,8 @@ from flax_resnet.training.schema import InputError, RunError
 MAX_SENTENCE = 1_500
 # What TensorStore's threads meet after Orbax has failed with another error.
 _LATE = "Event loop is closed"
+_PACKAGE = pathlib.Path(__file__).parent
+_formatwarning = warnings.formatwarning
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,11 +76,12 @@ def exits() -> Iterator[None]:
     sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
-  except (InputError, RunError) as error:
-    line = printable(" ".join(str(error).split()))
-    cut = "…" if len(line) > MAX_SENTENCE else ""
-    print(f"error: {line[:MAX_SENTENCE]}{cut}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, InputError) else 1)
+  except InputError as error:
+    _tell(error)
+    sys.exit(2)
+  except RunError as error:
+    _tell(error)
+    _fail()
   except Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(stop.exit_code)
@@ -88,19 +91,64 @@ def exits() -> Iterator[None]:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
-    if not _lost_a_host(error):
+    if (sentence := _sentence(error)) is None:
       raise
-    print(
-      f"error: another host is gone ({str(error).splitlines()[0][:200]}): "
-      "start all again, and the run continues from its last checkpoint",
-      file=sys.stderr,
-      flush=True,
-    )
-    # JAX would wait for the other host at the end, and then abort.
-    os._exit(1)
+    _tell(sentence)
+    _fail()
   except KeyboardInterrupt:
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _tell(error: object) -> None:
+  print(f"error: {_line(error)}", file=sys.stderr, flush=True)
+
+
+def _line(what: object) -> str:
+  """Returns what is said as one line, whatever names of files stand in it."""
+  line = printable(" ".join(str(what).split()))
+  return line if len(line) <= MAX_SENTENCE else f"{line[:MAX_SENTENCE]}…"
+
+
+def _warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  line: str | None = None,
+) -> str:
+  """Formats a warning: this package's is a line for who runs a command."""
+  if pathlib.Path(filename).is_relative_to(_PACKAGE):
+    return f"warning: {_line(message)}\n"
+  return _formatwarning(message, category, filename, lineno, line)
+
+
+def _fail() -> NoReturn:
+  """Ends with 1."""
+  if _is_one_of_several():
+    # JAX would wait for the other hosts at the end, and then abort.
+    sys.stdout.flush()
+    os._exit(1)
+  sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+  """Returns what to say of an error that is nobody's mistake, if it is one."""
+  first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    return (
+      f"there is not enough memory ({first}): a run takes less with a smaller "
+      "config.batch_size, config.accumulate=2 or config.model.remat=True"
+    )
+  if _is_one_of_several():
+    import jax
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      return (
+        f"another host is gone ({first}): start all again, and the run "
+        "continues from its last checkpoint"
+      )
+  return None
 
 
 def _leave_the_telling_to_us() -> None:
@@ -113,6 +161,13 @@ def _leave_the_telling_to_us() -> None:
   # Pillow of odd files, which are then read rightly or told in one sentence.
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
+  warnings.formatwarning = _warning
+  # Python's tracker, a process, of shared memory that Grain frees a moment too
+  # late, and which it then frees.
+  others = os.environ.get("PYTHONWARNINGS")
+  os.environ["PYTHONWARNINGS"] = ",".join(
+    filter(None, [others, "ignore:resource_tracker"])
+  )
   # Orbax, where it fails, of what it had begun with, and what it had not.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", "coroutine .* was never awaited")
@@ -133,11 +188,10 @@ def _unraisable(told: Any) -> None:
     sys.__unraisablehook__(told)
 
 
-def _lost_a_host(error: Exception) -> bool:
-  """Whether a collective of several hosts has failed."""
+def _is_one_of_several() -> bool:
+  """Whether this process shares its run with others."""
   if "jax" not in sys.modules:
     return False
   import jax
 
-  several = jax.distributed.is_initialized() and jax.process_count() > 1
-  return several and isinstance(error, jax.errors.JaxRuntimeError)
+  return jax.distributed.is_initialized() and jax.process_count() > 1

@@ -102,6 +102,32 @@ def test_compiled_programs_are_kept_below_the_users_cache(tmp_path):
   assert pathlib.Path(line) == tmp_path / ".cache" / "flax_resnet" / "xla"
 
 
+MEMORY = """
+import jax.numpy as jnp, numpy as np, sys
+from flax_resnet import command
+with command.exits():
+  {}
+"""
+
+
+@pytest.mark.parametrize(
+  "code", ["np.zeros(2**50)", "jnp.zeros(2**46).block_until_ready()"]
+)
+def test_too_little_memory_is_told(code):
+  ended = subprocess.run(
+    [sys.executable, "-c", MEMORY.format(code)],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert ended.returncode == 1
+  assert ended.stderr.startswith("error: there is not enough memory (")
+  assert "smaller config.batch_size" in ended.stderr
+  assert ended.stderr.count("\n") == 1
+
+
 def test_a_folder_that_the_user_names_is_kept(tmp_path):
   line = python(WHERE, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
   assert line == [str(tmp_path)]

@@ -1,8 +1,10 @@
 """Several processes on 127.0.0.1, two devices each, are one run."""
 
+import functools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -34,10 +36,10 @@ def recipe(tmp_path, data_dir):
 
 @pytest.fixture
 def launch(recipe):
-  """Starts so many processes of a run."""
+  """Starts so many processes of a run; the last calls `before` first."""
   started = []
 
-  def launch(hosts, workdir, *flags, devices=2):
+  def launch(hosts, workdir, *flags, devices=2, before=None):
     with socket.socket() as free:
       free.bind(("127.0.0.1", 0))
       address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -63,6 +65,7 @@ def launch(recipe):
           stdout=subprocess.PIPE,
           stderr=subprocess.PIPE,
           text=True,
+          preexec_fn=before if host == hosts - 1 else None,
         )
       )
     return started[-hosts:]
@@ -190,6 +193,23 @@ def test_a_host_that_is_killed_ends_the_other_with_a_sentence(launch, tmp_path):
   assert steps == list(range(1, len(steps) + 1))
   for process in again:
     process.kill()
+
+
+@pytest.mark.slow
+def test_a_host_that_cannot_write_says_so_and_ends_the_other(launch, tmp_path):
+  """No file of the second host may be larger than 10 kB."""
+  small = functools.partial(
+    resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000)
+  )
+  first, second = launch(2, tmp_path / "run", LONG, before=small)
+  _, err = second.communicate(timeout=150)
+  assert second.returncode == 1, err
+  assert err.startswith("error: no checkpoint can be written to "), err
+  assert "File too large" in err
+  _, err = first.communicate(timeout=150)
+  assert first.returncode == 1, err
+  assert "error: another host is gone" in err
+  assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ says which it is.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import logging
 import math
 import sys
+import warnings
 
 from absl import flags
 import grain
@@ -139,9 +141,25 @@ def _batches(
       grain.MultiprocessingOptions(
         num_workers=workers.processes,
         per_worker_buffer_size=math.ceil(rows / size / workers.processes) + 1,
-      )
+      ),
+      worker_init_fn=_tell_alike(),
     )
   return iter(chunks.batch(rows // size, batch_fn=_joined))
+
+
+def _tell_alike() -> Callable[[int, int], None]:
+  """Returns what makes a reading process tell what this one would."""
+  filters, form = list(warnings.filters), warnings.formatwarning
+  level = logging.getLogger("PIL").level
+
+  def init(worker: int, workers: int) -> None:
+    del worker, workers
+    # As `filterwarnings` leaves them; a list of its own would not be asked.
+    warnings.filters[:] = filters  # pyright: ignore[reportIndexIssue]
+    warnings.formatwarning = form
+    logging.getLogger("PIL").setLevel(level)
+
+  return init
 
 
 def _divisor(rows: int, limit: int) -> int:

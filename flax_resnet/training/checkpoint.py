@@ -106,8 +106,8 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      if jax.process_count() > 1:
-        raise  # Another host may be gone, which the command tells.
+      if isinstance(_cause(error), jax.errors.JaxRuntimeError):
+        raise  # Another host is gone, which the command tells.
       raise RunError(
         f"no checkpoint can be written to {self._directory}: {_shown(error)}; "
         "those that are complete stay as they are: once it can, the same "
@@ -146,9 +146,15 @@ class Checkpoints:
       )
 
 
-def _shown(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
+  """Returns the error that the others follow from."""
   while (cause := error.__cause__ or error.__context__) is not None:
     error = cause
+  return error
+
+
+def _shown(error: BaseException) -> str:
+  error = _cause(error)
   # TensorStore's errors end with what was wrong, before all its settings.
   text = " ".join(f"{type(error).__name__}: {error}".split())
   text = text.partition(" [tensorstore")[0]

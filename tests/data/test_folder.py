@@ -2,7 +2,10 @@
 
 import collections
 import io
+import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -10,6 +13,7 @@ import pytest
 
 from flax_resnet import data
 from flax_resnet.data.folder import FolderSource
+from tests.recipes import ROOT
 
 COUNTS = {"anemone": 10, "큰 튤립": 15, "wild rose": 5}
 ARGUMENTS = {
@@ -240,6 +244,40 @@ def test_a_broken_image_is_skipped_and_counted(
   assert whole["mask"].sum() == 8
   assert dataset.eval.skipped.take() == 1
   np.testing.assert_array_equal(drawn(whole)[1], whole["label"][whole["mask"]])
+
+
+READ = """
+import json, sys
+from flax_resnet import command, data
+if __name__ == "__main__":
+  with command.exits():
+    loaded = data.load(**json.loads(sys.argv[1]))
+    next(loaded.train.train_batches(batch_size=30, seed=0))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_skipped_image_of_any_name_is_one_line(divided, workers):
+  """Of a reading process too: its warnings are printed as ours are."""
+  broken = divided / "train" / "anemone" / "\x1b[2J\n사진.jpg"
+  broken.write_bytes(b"no image")
+  arguments = ARGUMENTS | {
+    "root": str(divided),
+    "on_error": "skip",
+    "num_workers": workers,
+  }
+  (divided / "read.py").write_text(READ)
+  ended = subprocess.run(
+    [sys.executable, divided / "read.py", json.dumps(arguments)],
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert ended.stderr.count("\n") == 1, ended.stderr
+  line = ended.stderr
+  assert line.startswith("warning: skipped ")
+  assert r"\x1b[2J 사진.jpg: " in line
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
