@@ -164,10 +164,11 @@ def _leave_the_telling_to_us() -> None:
   warnings.formatwarning = _warning
   # Python's tracker, a process, of shared memory that Grain frees a moment too
   # late, and which it then frees.
-  others = os.environ.get("PYTHONWARNINGS")
-  os.environ["PYTHONWARNINGS"] = ",".join(
-    filter(None, [others, "ignore:resource_tracker"])
-  )
+  ours, others = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS")
+  if not others:
+    os.environ["PYTHONWARNINGS"] = ours
+  elif ours not in others:  # Else it would grow with every call in a process.
+    os.environ["PYTHONWARNINGS"] = f"{others},{ours}"
   # Orbax, where it fails, of what it had begun with, and what it had not.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", "coroutine .* was never awaited")
