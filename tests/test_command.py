@@ -137,3 +137,18 @@ def test_without_a_place_to_write_nothing_is_kept(tmp_path):
   file = tmp_path / "file"
   file.touch()
   assert python(WHERE, XDG_CACHE_HOME=str(file)) == ["None"]
+
+
+def test_the_environment_does_not_grow_with_every_call():
+  code = """
+import os
+from flax_resnet import command
+for _ in range(3):
+  with command.exits():
+    pass
+  print(os.environ["PYTHONWARNINGS"])
+"""
+  assert (
+    python(code, PYTHONWARNINGS="ignore:x")
+    == ["ignore:x,ignore:resource_tracker"] * 3
+  )

@@ -202,7 +202,7 @@ def test_a_host_that_cannot_write_says_so_and_ends_the_other(launch, tmp_path):
     resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000)
   )
   first, second = launch(2, tmp_path / "run", LONG, before=small)
-  _, err = second.communicate(timeout=150)
+  _, err = second.communicate(timeout=1500)
   assert second.returncode == 1, err
   assert err.startswith("error: no checkpoint can be written to "), err
   assert "File too large" in err

@@ -106,8 +106,12 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      if isinstance(_cause(error), jax.errors.JaxRuntimeError):
-        raise  # Another host is gone, which the command tells.
+      cause = _cause(error)
+      if jax.process_count() > 1 and isinstance(
+        cause, (TimeoutError, jax.errors.JaxRuntimeError)
+      ):
+        # Orbax waits for the others, and ends with either where one is gone.
+        raise jax.errors.JaxRuntimeError(str(cause)) from error
       raise RunError(
         f"no checkpoint can be written to {self._directory}: {_shown(error)}; "
         "those that are complete stay as they are: once it can, the same "

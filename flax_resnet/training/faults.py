@@ -60,6 +60,7 @@ def settle(before: Any, after: Any, grads: Any, new: Any, limit: int) -> Any:
   loss = (new["loss"] / new["count"]).astype(jnp.float32)
   norm, of_statistics = _norm(grads), _norm(after.batch_stats)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(of_statistics)
+  limit = min(limit, jnp.iinfo(jnp.int32).max - 1)  # As far as it is counted.
   stands = before.faults.count > limit
   one_more = Faults(before.faults.count + 1, before.step + 1, loss, norm)
   faults = _select(finite | stands, before.faults, one_more)

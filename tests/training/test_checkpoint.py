@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import faults, InputError, metrics
+from flax_resnet.training import faults, InputError, metrics, RunError
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.state import TrainState
 
@@ -74,6 +74,26 @@ def test_faults_are_kept_once_there_are_any(tmp_path, state):
     for step in (3, 4)
   ]
   assert {name.split("'")[1] for name in names[1] - names[0]} == {"faults"}
+
+
+@pytest.mark.parametrize(
+  ("hosts", "told"), [(1, RunError), (2, jax.errors.JaxRuntimeError)]
+)
+def test_a_wait_without_end_is_that_of_a_host_that_is_gone(
+  tmp_path, state, monkeypatch, hosts, told
+):
+  """Of one host it is the disk's: Python has one error for both."""
+  checkpoints = Checkpoints(tmp_path, 2)
+
+  def save(*args, **kwargs):
+    raise TimeoutError("waited for nothing")
+
+  monkeypatch.setattr(checkpoints._manager, "save", save)
+  monkeypatch.setattr(jax, "process_count", lambda: hosts)
+  with pytest.raises(told, match="waited for nothing"):
+    checkpoints.save(state, {}, {})
+  monkeypatch.undo()
+  checkpoints.close()
 
 
 def test_an_empty_folder_has_no_step(tmp_path):

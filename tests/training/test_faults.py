@@ -92,6 +92,7 @@ def told(state):
 def test_a_finite_step_is_taken():
   assert told(settled()) == (8, 2, 2, 2, 8, 0)
   assert told(settled(limit=3, count=3)) == (8, 2, 2, 2, 8, 3)
+  assert told(settled(limit=10**12, count=3)) == (8, 2, 2, 2, 8, 3)
 
 
 @pytest.mark.parametrize(
