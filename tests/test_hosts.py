@@ -197,7 +197,10 @@ def test_a_host_that_is_killed_ends_the_other_with_a_sentence(launch, tmp_path):
 
 @pytest.mark.slow
 def test_a_host_that_cannot_write_says_so_and_ends_the_other(launch, tmp_path):
-  """No file of the second host may be larger than 10 kB."""
+  """No file of the second host may be larger than 10 kB.
+
+  Orbax lets each of two waits for the others take its ten minutes.
+  """
   small = functools.partial(
     resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000)
   )
