@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.data import mixing
+from tests.drawing import normal
 
 B, H, W, N = 8, 14, 10, 8
 KEYS = jax.random.split(jax.random.key(3), 3000)
@@ -156,7 +157,7 @@ def test_a_share_of_the_images_is_erased(probability):
 
 
 def test_what_is_not_erased_stays():
-  images = jax.random.normal(jax.random.key(1), (50, 9, 9, 3))
+  images = normal(1, (50, 9, 9, 3))
   y = mixing.random_erasing(jax.random.key(2), images, 0.5)
   same = np.asarray(y == images)
   assert ((y == 0) | same).all()
@@ -169,7 +170,7 @@ def test_a_batch_on_eight_devices_is_mixed_as_on_one():
   mix = mixing.make_mix(
     mixup_alpha=0.5, cutmix_alpha=1.0, num_classes=N, batch_size=64
   )
-  images = jax.random.normal(jax.random.key(1), (64, H, W, 3))
+  images = normal(1, (64, H, W, 3))
   labels = jnp.arange(64) % N
 
   @jax.jit

@@ -12,17 +12,18 @@ import flax_resnet as fr
 from flax_resnet.insight.mistakes import find_mistakes
 from flax_resnet.insight.probe import block_names, probe
 from flax_resnet.models.stacking import stack
+from flax_resnet.models.start import initial_variables
+from tests.drawing import normal
 
 SMALL = {"stage_sizes": (2, 2), "stage_features": (4, 8), "num_classes": 3}
-IMAGES = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+IMAGES = normal(0, (6, 8, 8, 3))
 LABELS = jnp.array([0, 1, 2, 0, 1, 2])
 
 
+@functools.cache
 def look(name, **fields):
   model = fr.create_model(name, **{**SMALL, **fields})
-  variables = jax.jit(functools.partial(model.init, train=False))(
-    jax.random.key(1), IMAGES
-  )
+  variables = initial_variables(model, jax.random.key(1), IMAGES.shape[1:])
   return model, variables, probe(model, variables, IMAGES, LABELS)
 
 

@@ -11,6 +11,7 @@ from flax_resnet import (
 )
 from flax_resnet.models.branch import SqueezeExcite, StochasticDepth
 from flax_resnet.models.shortcut import Shortcut, SHORTCUTS
+from tests.drawing import normal
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 8)), jnp.float32)
 BLOCKS = [BasicBlock, BottleneckBlock]
@@ -118,7 +119,7 @@ def test_squeeze_and_excitation_weighs_channels():
   module = SqueezeExcite(1 / 16)
   variables = module.init(jax.random.key(0), X)
   params = jax.tree.map(
-    lambda p: jax.random.normal(jax.random.key(p.size), p.shape),
+    lambda p: normal(p.size, p.shape),
     variables["params"],
   )
   fc1, fc2 = (jax.tree.map(np.squeeze, params[name]) for name in ("fc1", "fc2"))

@@ -9,6 +9,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.models.stacking import stack
+from tests.drawing import normal, variables_of
 
 SMALL = {"stage_sizes": (2, 2), "stage_features": (8, 16), "num_classes": 5}
 NETS = {
@@ -26,29 +27,12 @@ NETS = {
 }
 
 
-def randomised(model, images, dtype):
-  """Variables without zeros, ones and equal channels; variances above 0."""
-  shapes = jax.eval_shape(
-    functools.partial(model.init, train=False), jax.random.key(0), images
-  )
-  leaves, tree = jax.tree.flatten(shapes)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return jax.tree.unflatten(
-    tree,
-    [
-      jax.random.uniform(key, leaf.shape, dtype, 0.1, 0.9)
-      - (0.5 if leaf.ndim > 1 else 0)
-      for key, leaf in zip(keys, leaves, strict=True)
-    ],
-  )
-
-
 @pytest.mark.parametrize(("name", "fields"), NETS.values(), ids=NETS)
 def test_the_outputs_are_equal(name, fields):
   with jax.enable_x64(True):
     model = fr.create_model(name, **{**SMALL, "dtype": jnp.float64, **fields})
-    images = jax.random.normal(jax.random.key(2), (2, 33, 36, 3), jnp.float64)
-    variables = randomised(model, images, jnp.float64)
+    images = normal(2, (2, 33, 36, 3), np.float64)
+    variables = variables_of(model, images.shape, np.float64)
     folded, folded_variables = fr.fold_batch_norm(model, variables)
 
     expected = jax.jit(functools.partial(model.apply, train=False))(
@@ -71,8 +55,8 @@ def test_the_outputs_are_equal(name, fields):
 
 def test_scanned_blocks_are_folded_too():
   model = fr.create_model("cifar_resnet20", **{**SMALL, "stage_sizes": (3, 3)})
-  images = jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
-  variables = randomised(model, images, jnp.float32)
+  images = normal(2, (2, 8, 8, 3))
+  variables = variables_of(model, images.shape)
   _, single = fr.fold_batch_norm(model, variables)
   scanned, stacked = fr.fold_batch_norm(
     model.clone(scan=True), stack(variables)
@@ -88,7 +72,7 @@ def test_scanned_blocks_are_folded_too():
 def test_arrays_of_numpy_stay_as_they_are():
   model = fr.create_model("resnet18", **SMALL)
   images = jnp.ones((1, 32, 32, 3))
-  variables = jax.device_get(randomised(model, images, jnp.float32))
+  variables = jax.device_get(variables_of(model, images.shape))
   before = jax.tree.map(np.copy, variables)
   fr.fold_batch_norm(model, variables)
   jax.tree.map(np.testing.assert_array_equal, variables, before)

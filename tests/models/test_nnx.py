@@ -1,10 +1,10 @@
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import flax_resnet as fr
+from tests.drawing import normal
 
 
 def test_a_network_trains_as_an_nnx_module():
@@ -14,7 +14,7 @@ def test_a_network_trains_as_an_nnx_module():
     ),
     rngs=nnx.Rngs(0),
   )
-  images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+  images = normal(0, (4, 32, 32, 3))
   labels = jnp.array([0, 1, 2, 0])
   nnx.bridge.lazy_init(model, images, train=False)
   optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)

@@ -12,27 +12,11 @@ import flax_resnet as fr
 from flax_resnet import sharding
 from flax_resnet.models.plan import plan_stages
 from flax_resnet.models.stacking import stack, unstack
+from flax_resnet.models.start import initial_variables
+from tests.drawing import normal, variables_of
 
-IMAGES = jax.random.normal(jax.random.key(9), (2, 17, 20, 3))
+IMAGES = normal(9, (2, 17, 20, 3))
 SMALL = {"stage_sizes": (3, 1), "stage_features": (8, 16)}
-
-
-def randomised(model, images=IMAGES):
-  """Variables without zeros and ones, which would hide what they multiply."""
-  variables = model.lazy_init(
-    jax.random.key(0),
-    jax.ShapeDtypeStruct(images.shape, jnp.float32),
-    train=False,
-  )
-  leaves, tree = jax.tree.flatten(variables)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return jax.tree.unflatten(
-    tree,
-    [
-      leaf + 0.2 * jax.random.uniform(key, leaf.shape)
-      for key, leaf in zip(keys, leaves, strict=True)
-    ],
-  )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -65,12 +49,12 @@ def assert_close(a, b, atol=1e-5):
 
 @pytest.mark.parametrize("size", [(32, 32), (31, 34)])
 def test_space_to_depth_is_the_7x7_stem(size):
-  images = jax.random.normal(jax.random.key(2), (2, *size, 3))
+  images = normal(2, (2, *size, 3))
   make = functools.partial(
     fr.create_model, "resnet18", stage_sizes=(1,), stage_features=(16,)
   )
   plain, blocked = make(), make(space_to_depth=True)
-  variables = randomised(plain, images)
+  variables = variables_of(plain, images.shape)
   assert_close(
     outputs(plain.apply, variables, images),
     outputs(blocked.apply, variables, images),
@@ -87,16 +71,14 @@ def test_space_to_depth_is_the_7x7_stem(size):
 def test_scanned_and_recomputed_blocks_are_the_same_network(name):
   make = functools.partial(fr.create_model, name, **SMALL)
   plain, scanned, remat = make(), make(scan=True), make(remat=True)
-  variables = randomised(plain)
+  variables = variables_of(plain, IMAGES.shape)
   grads, logits, stats = outputs(plain.apply, variables, IMAGES)
   assert_close((grads, logits, stats), outputs(remat.apply, variables, IMAGES))
 
   stacked = stack(variables)
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-  abstract = scanned.lazy_init(
-    jax.random.key(0),
-    jax.ShapeDtypeStruct(IMAGES.shape, jnp.float32),
-    train=False,
+  abstract = jax.eval_shape(
+    functools.partial(scanned.init, train=False), jax.random.key(0), IMAGES
   )
   assert shapes(stacked) == shapes(abstract)
   jax.tree.map(np.testing.assert_array_equal, unstack(stacked), variables)
@@ -113,11 +95,7 @@ def test_scanned_and_recomputed_blocks_are_the_same_network(name):
 
 def test_the_blocks_of_a_loop_start_differently():
   model = fr.create_model("cifar_resnet20", scan=True)
-  variables = model.lazy_init(
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),
-    train=False,
-  )
+  variables = initial_variables(model, jax.random.key(0), (8, 8, 3))
   first, second = variables["params"]["stage1_blocks"]["conv1"]["kernel"]
   assert np.abs(first - second).max() > 0.1
 
@@ -139,7 +117,7 @@ def test_stochastic_depth_drops_blocks_of_some_images(scan):
     scan=scan,
   )
   images = jnp.ones((64, 4, 4, 3))
-  variables = randomised(model, images)
+  variables = variables_of(model, images.shape)
   pooled = outputs(model.apply, variables, images)[1]
   # All images are alike: what differs is what was dropped of them.
   kinds = np.unique(np.asarray(pooled).round(3), axis=0)
@@ -175,14 +153,16 @@ def test_dropout_of_wide_resnets():
   model = fr.create_model(
     "wrn_28_10", stage_sizes=(1,), stage_features=(8,), dropout=0.5
   )
-  variables = randomised(model)
-  apply = lambda seed: model.apply(
-    variables,
-    IMAGES,
-    train=True,
-    mutable=["batch_stats"],
-    rngs={"dropout": jax.random.key(seed)},
-  )[0]
+  variables = variables_of(model, IMAGES.shape)
+
+  @jax.jit
+  def apply(seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    mutable = ["batch_stats"]
+    return model.apply(
+      variables, IMAGES, train=True, mutable=mutable, rngs=rngs
+    )[0]
+
   assert np.abs(apply(0) - apply(1)).max() > 1e-3
   np.testing.assert_array_equal(apply(0), apply(0))
 
@@ -191,7 +171,7 @@ def test_head_dropout_drops_pooled_features_in_training():
   """Of an identity as head, logits are 0 or the features over what is kept."""
   make = functools.partial(fr.create_model, "resnet18", **SMALL)
   model = make(num_classes=16, head_dropout=0.75)
-  variables = randomised(model)
+  variables = variables_of(model, IMAGES.shape)
   head = {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}
   variables["params"] |= {"head": head}
   features, _ = make(num_classes=0).apply(
@@ -230,9 +210,9 @@ def test_groups_are_per_device_batch_norm(devices):
     param_dtype="float64",
   )
   with jax.enable_x64(True):
-    images = jax.random.normal(jax.random.key(3), (16, 9, 9, 3), "float64")
-    labels = jax.random.randint(jax.random.key(4), (16,), 0, 10)
-    variables = randomised(make(), images)
+    images = normal(3, (16, 9, 9, 3), "float64")
+    labels = jnp.asarray(np.random.default_rng(4).integers(10, size=16))
+    variables = variables_of(make(), images.shape, "float64")
 
     def step(model, images, labels):
       def loss(params):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.models.cost import cost
 from flax_resnet.models.start import initial_variables
+from tests.drawing import normal, variables_of
 
 # Parameters, and multiply-adds (10^9) at 224 pixels, or at 32 for CIFAR.
 PUBLISHED = {
@@ -144,11 +147,14 @@ def test_no_classes_means_pooled_features():
   model = fr.create_model(
     "cifar_resnet20", num_classes=0, stage_sizes=(1, 1, 1)
   )
-  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-  variables = model.init(jax.random.key(0), x, train=False)
+  x = normal(0, (2, 8, 8, 3))
+  variables = variables_of(model, x.shape)
   assert "head" not in variables["params"]
-  pooled = model.apply(variables, x, train=False)
-  maps = model.apply(variables, x, train=False, method="features")
+  apply = jax.jit(
+    functools.partial(model.apply, train=False), static_argnames="method"
+  )
+  pooled = apply(variables, x)
+  maps = apply(variables, x, method="features")
   np.testing.assert_allclose(pooled, maps["stage3"].mean((1, 2)), rtol=1e-6)
 
 
@@ -171,7 +177,7 @@ def test_bfloat16_computes_with_float32_state_and_logits():
 
 def test_the_start_is_that_of_init():
   model = fr.create_model(
-    "cifar_resnet20", zero_init_residual=True, stage_sizes=(1, 1, 1)
+    "cifar_resnet20", zero_init_residual=True, stage_sizes=(1,)
   )
   key = jax.random.key(3)
   jax.tree.map(

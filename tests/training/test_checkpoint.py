@@ -9,11 +9,12 @@ from flax_resnet import sharding
 from flax_resnet.training import faults, InputError, metrics, RunError
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.state import TrainState
+from tests.drawing import normal
 
 
 @pytest.fixture
 def state(mesh):
-  draw = lambda *shape: jax.random.normal(jax.random.key(sum(shape)), shape)
+  draw = lambda *shape: normal(sum(shape), shape)
   state = TrainState(
     step=jnp.int32(3),
     params={"stem": {"kernel": draw(3, 3, 1, 4)}, "head": {"bias": draw(10)}},

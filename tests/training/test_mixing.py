@@ -13,6 +13,7 @@ from flax_resnet.models import create_model
 from flax_resnet.training import InputError, losses, steps
 from flax_resnet.training.run import prepare
 from flax_resnet.training.state import create_state
+from tests.drawing import normal
 
 
 @pytest.fixture
@@ -55,9 +56,9 @@ def test_a_mixed_run_is_the_same_by_one_call_on_eight_devices(mixed):
 
 def test_each_step_draws_anew_from_the_seed(mixed, mesh):
   run = prepare(mixed.to_dict(), mesh)
-  pixels = jax.random.randint(jax.random.key(5), (64, 8, 8, 1), 0, 256)
+  pixels = np.random.default_rng(5).integers(256, size=(64, 8, 8, 1))
   batch = {
-    "image": pixels.astype(jnp.uint8),
+    "image": jnp.asarray(pixels, jnp.uint8),
     "label": jnp.arange(64) % 10,
     "mask": jnp.ones(64, bool),
   }
@@ -95,7 +96,7 @@ def test_the_loss_is_of_the_targets_and_top1_of_the_labels(mesh):
   model = create_model("cifar_resnet8", num_classes=5, stage_features=(4, 4, 4))
   optimizer = optax.sgd(0.0)
   state = create_state(model, optimizer, (8, 8, 3), seed=0)
-  images = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
+  images = normal(0, (16, 8, 8, 3))
   logits, _ = model.apply(
     state.variables, images, train=True, mutable=["batch_stats"]
   )

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 import flax_resnet as fr
 from flax_resnet.weights import files, hub, load_pretrained, WeightsError
 from flax_resnet.weights.preprocessing import Preprocessing
+from tests.drawing import normal
 from tests.weights import cases
 
 CASE = cases.CASES["cifar_resnet20"]
@@ -163,7 +164,7 @@ def test_no_classes_are_embeddings(kind, safetensors, tmp_path, capsys):
     weights, "cifar_resnet20", num_classes=0, **FIELDS
   )
   assert "head" not in variables["params"]
-  images = jax.random.normal(jax.random.key(0), (2, 9, 9, 3))
+  images = normal(0, (2, 9, 9, 3))
   embeddings = trunk.apply(variables, images, train=False)
   head = whole["params"]["head"]
   logits = model.apply(whole, images, train=False)
