@@ -177,7 +177,10 @@ def test_bfloat16_computes_with_float32_state_and_logits():
 
 def test_the_start_is_that_of_init():
   model = fr.create_model(
-    "cifar_resnet20", zero_init_residual=True, stage_sizes=(1,)
+    "cifar_resnet20",
+    zero_init_residual=True,
+    stage_sizes=(1, 1),
+    stage_features=(4, 8),
   )
   key = jax.random.key(3)
   jax.tree.map(
