@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.extend import core
 from jax.interpreters import partial_eval
 import jax.numpy as jnp
@@ -46,8 +47,11 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], key: jax.Array) -> list:
   def value(of):
     return of.val if isinstance(of, core.Literal) else values[of]
 
+  # What is traced by a caller is compiled with the caller's program.
+  traced = isinstance(jnp.zeros(()), Tracer)
+  compiled = _bound if traced or jax.default_backend() != "cpu" else _compiled
   for equation in jaxpr.eqns:
-    run = _compiled(equation.primitive, tuple(equation.params.items()))
+    run = compiled(equation.primitive, tuple(equation.params.items()))
     results = run(*map(value, equation.invars))
     many = equation.primitive.multiple_results
     values.update(
@@ -56,10 +60,12 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], key: jax.Array) -> list:
   return [value(of) for of in jaxpr.outvars]
 
 
+def _bound(primitive: core.Primitive, params: tuple) -> Callable:
+  return functools.partial(primitive.bind, **dict(params))
+
+
 @functools.cache
 def _compiled(primitive: core.Primitive, params: tuple) -> Callable:
-  bind = functools.partial(primitive.bind, **dict(params))
-  if jax.default_backend() != "cpu":
-    return bind
   # LLVM takes a third of a second to optimise each shape that is drawn once.
-  return jax.jit(bind, compiler_options={"xla_backend_optimization_level": 1})
+  options = {"xla_backend_optimization_level": 1}
+  return jax.jit(_bound(primitive, params), compiler_options=options)

@@ -53,7 +53,7 @@ def assert_close(found, wanted, rtol=1e-12):
 @pytest.mark.parametrize(
   ("accumulate", "group", "devices"),
   [
-    (2, 8, 1),
+    (2, 16, 1),
     (4, 16, 4),
     pytest.param(4, 4, 4, marks=pytest.mark.slow),
   ],

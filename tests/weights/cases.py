@@ -5,6 +5,7 @@ at full width, fewer of them.
 """
 
 import dataclasses
+import functools
 import pathlib
 import zlib
 
@@ -206,11 +207,12 @@ def images(side: int, count: int = 3) -> np.ndarray:
 def our_shapes(case: Case) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of the state_dict that `to_torch` makes."""
   model = case.network()
-  variables = model.lazy_init(
+  shapes = jax.eval_shape(
+    functools.partial(model.init, train=False),
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
-    train=False,
   )
+  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   state_dict = fr.to_torch(variables, model, names=case.names)
   return {name: array.shape for name, array in state_dict.items()}
 
