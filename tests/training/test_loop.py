@@ -152,11 +152,12 @@ def test_a_call_ends_where_something_is_due(config, mesh):
 
 def test_a_finished_run_is_left_as_it_is(config, tmp_path, mesh, capsys):
   train(config, tmp_path, mesh)
-  before = (tmp_path / "metrics.jsonl").read_bytes()
+  files = [tmp_path / name for name in ("metrics.jsonl", "summary.json")]
+  before = [path.read_bytes() for path in files]
   state = final_state(config, tmp_path, mesh)
   summary = train(config, tmp_path, mesh)
   assert summary["finished"]
-  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  assert [path.read_bytes() for path in files] == before
   assert_same_bits(final_state(config, tmp_path, mesh), state)
   assert "continues after step 4" in capsys.readouterr().out
 
