@@ -41,8 +41,8 @@ def initial_variables(
 
 def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], key: jax.Array) -> list:
   """As `jax.core.eval_jaxpr`, but for how the equations are compiled."""
-  values = dict(zip(jaxpr.constvars, consts, strict=True))
-  values |= dict(zip(jaxpr.invars, jax.tree.leaves(key), strict=True))
+  inputs = [*jaxpr.constvars, *jaxpr.invars]
+  values = dict(zip(inputs, [*consts, key], strict=True))
 
   def value(of):
     return of.val if isinstance(of, core.Literal) else values[of]
