@@ -10,8 +10,10 @@ os.environ["XLA_FLAGS"] = (
 )
 # Tests in other processes, and processes that tests start, reuse what one has
 # compiled.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  cache = tempfile.TemporaryDirectory()  # Until this process ends.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 from jaxtyping import install_import_hook
 
