@@ -37,8 +37,7 @@ class Logbook:
     self._path = workdir / "metrics.jsonl"
     self._writes = writes
     self.rows = [row for row in read(self._path) if row["step"] <= step]
-    last = self.rows[-1] if self.rows else {}
-    self._seconds_before = last.get("seconds", 0.0)
+    self._seconds_before = self.seconds()
     self._start = time.monotonic()
     self._first_step = step
     self._first_step_at = None
@@ -76,12 +75,13 @@ class Logbook:
       self._bar.update(steps)
 
   def seconds(self) -> float:
-    """Returns how long the run has taken, its earlier parts included."""
-    return self._seconds_before + time.monotonic() - self._start
+    """Returns how long the run took to its last row, earlier parts included."""
+    return self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Records what was measured after `step` updates."""
-    row = {"step": step, **values, "seconds": round(self.seconds(), 3)}
+    seconds = self._seconds_before + time.monotonic() - self._start
+    row = {"step": step, **values, "seconds": round(seconds, 3)}
     self.rows.append(row)
     if not self._writes:
       return

@@ -186,20 +186,18 @@ def _conclude(
     )
   last = log.evaluated()[-1]
   best = max(log.evaluated(), key=lambda row: row["val/top1"])
-  # As the last row says: a finished run that is started again takes no longer.
-  seconds = log.rows[-1].get("seconds", 0.0)
   summary = {
     "val/top1": last["val/top1"],
     "best/val/top1": best["val/top1"],
     "best/step": best["step"],
     "step": step,
-    "seconds": round(seconds, 1),
+    "seconds": round(log.seconds(), 1),
     "finished": True,
   }
   if _writes():
     workdirs.write_json(workdir / "summary.json", summary)
   log.say(
-    f"finished after {step} steps and {seconds:.0f} s: top1 "
+    f"finished after {step} steps and {log.seconds():.0f} s: top1 "
     f"{last['val/top1']:.2%} on {last['val/count']:,} images (best "
     f"{best['val/top1']:.2%} after step {best['step']}); curves in "
     f"{workdir / 'curves.png'}"
