@@ -17,9 +17,9 @@ from flax_resnet.data.jpeg import FORMATS, ImageError, Jpeg
 # bound, a quarter of a gigabyte of RGB.
 MAX_PIXELS = 89_478_485
 
-# Rows that libjpeg-turbo decodes beyond those asked for: one row of blocks, as
-# chroma is interpolated across their border.
-_MARGIN = 16
+# Rows that are decoded beyond those asked for: chroma of half the height is
+# interpolated with the row below.
+_MARGIN = 1
 
 # Threads of the pipeline read whole records; more within one get in their way.
 cv2.setNumThreads(1)

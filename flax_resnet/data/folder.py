@@ -183,7 +183,7 @@ def read_file(path: str | os.PathLike) -> bytes:
         "it would fill the memory"
       )
     with open(path, "rb") as file:
-      return file.read(MAX_BYTES)
+      return file.read(status.st_size)  # Takes memory for so much at once.
   except OSError as error:
     raise ImageError(f"the file cannot be read: {error.strerror}") from error
 
