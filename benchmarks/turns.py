@@ -91,7 +91,8 @@ def _play(make: Callable[[], Work], connection, seconds: float) -> None:
     work(3)
     steps = max(1, round(3 * seconds / (time.perf_counter() - start)))
   except Exception as error:  # Of another framework: whatever it raises.
-    connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    first_line = str(error).partition("\n")[0]
+    connection.send(f"{type(error).__name__}: {first_line}")
     return
   connection.send("")
   while connection.recv():

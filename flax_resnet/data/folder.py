@@ -182,8 +182,8 @@ def read_file(path: str | os.PathLike) -> bytes:
         f"the file has {status.st_size:,} bytes, more than {MAX_BYTES:,}: "
         "it would fill the memory"
       )
-    with open(path, "rb") as file:
-      return file.read(status.st_size)  # Takes memory for so much at once.
+    with open(path, "rb", buffering=0) as file:
+      return file.readall()
   except OSError as error:
     raise ImageError(f"the file cannot be read: {error.strerror}") from error
 

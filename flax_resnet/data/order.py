@@ -7,8 +7,10 @@ seed and the place: so not on hosts, workers and restarts.
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 # Keys of the shuffles, above those of the places of a run.
 _ORDER = 2**63
@@ -88,7 +90,19 @@ def _shuffled(num_records: int, seed: int, epoch: int) -> np.ndarray:
   return rng.permutation(np.arange(num_records, dtype=np.int32))
 
 
+class _Key(ISeedSequence):
+  """The key of a Philox, whose own argument for it would fetch entropy too."""
+
+  def __init__(self, *words: int):
+    self._words = words
+
+  def generate_state(self, n_words: int, dtype: Any = np.uint64) -> np.ndarray:
+    del n_words
+    return np.array(self._words, dtype)
+
+
 def generator(seed: int, place: int) -> np.random.Generator:
   """Returns the generator of a place: keyed, so that it costs no hashing."""
-  key = np.array([seed, place], np.uint64)
-  return np.random.Generator(np.random.Philox(key=key))
+  # NumPy takes any ISeedSequence; its types know only of SeedSequence.
+  philox = np.random.Philox(_Key(seed, place))  # pyright: ignore[reportArgumentType]
+  return np.random.Generator(philox)

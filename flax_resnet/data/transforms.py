@@ -89,20 +89,20 @@ def random_resized_crop(
 
   def transform(image, rng):
     picture = Picture(image, channels)
-    box = _random_box(picture.height, picture.width, scale, ratio, rng)
+    box = random_box(picture.height, picture.width, scale, ratio, rng)
     return picture.resized(*box, size=size)
 
   return transform
 
 
-def _random_box(
+def random_box(
   height: int,
   width: int,
   scale: tuple[float, float],
   ratio: tuple[float, float],
   rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
-  """Returns (top, left, height, width) as torchvision draws them.
+  """Returns (top, left, height, width) of a part, as torchvision draws it.
 
   After ten misses it is the central part of the nearest ratio in range.
   """

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 from PIL import Image
@@ -191,6 +192,15 @@ def test_what_is_wrong_with_a_folder_is_told(
 def unreadable(path):
   path.unlink()
   os.symlink("nowhere", path)  # Permissions do not stop root.
+
+
+def test_a_file_takes_the_memory_of_its_bytes(divided):
+  source = FolderSource(divided, "train")
+  tracemalloc.start()
+  size = max(len(source[i]["image"]) for i in range(len(source)))
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < size + 100_000
 
 
 BROKEN = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.data import pipeline
-from flax_resnet.data.order import Order, Share
+from flax_resnet.data.order import generator, Order, Share
 from flax_resnet.data.pipeline import Workers
 from flax_resnet.data.reading import RecordReader
 from tests.data.test_pipeline import jitter, Numbers
@@ -115,6 +115,13 @@ def test_a_record_is_at_every_place_equally_often():
   counts = np.stack([(order == i).sum(0) for i in range(8)])
   chi_squared = ((counts - 500) ** 2 / 500).sum()
   assert 23 < chi_squared < 85  # The 0.1 % at either end.
+
+
+def test_the_generator_of_a_place_is_a_philox_with_its_key():
+  for seed, place in ((0, 0), (3, 5), (2**64 - 1, 2**63 + 7)):
+    philox = np.random.Philox(key=np.array([seed, place], np.uint64))
+    wanted = np.random.Generator(philox).random(9)
+    np.testing.assert_array_equal(generator(seed, place).random(9), wanted)
 
 
 def test_copies_must_fill_a_batch():
