@@ -12,8 +12,6 @@ from flax_resnet.data import jpeg as jpegs
 from flax_resnet.data.decoding import decode, Picture
 from flax_resnet.data.jpeg import ImageError
 
-RNG = np.random.default_rng(0)
-
 
 def photograph(height, width, seed=0):
   """Smooth colours with some noise: what JPEG is made for."""
@@ -113,7 +111,7 @@ SUBSAMPLINGS = ["444", "422", "420", "440", "411"]
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_a_part_is_that_of_the_whole(monkeypatch, subsampling, factor):
   """Decoding stops below the part, and no pixel of it tells."""
-  noise = RNG.integers(0, 256, (123, 77, 3), np.uint8)
+  noise = np.random.default_rng(0).integers(0, 256, (123, 77, 3), np.uint8)
   jpeg = simplejpeg.encode_jpeg(noise, 95, colorsubsampling=subsampling)
   shrunk = {"min_factor": factor, "min_height": 1, "min_width": 1}
   whole = simplejpeg.decode_jpeg(jpeg, fastdct=True, **shrunk)
