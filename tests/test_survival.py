@@ -205,10 +205,9 @@ def test_a_folder_that_is_removed_ends_with_a_sentence(start, tmp_path):
   workdir.rename(tmp_path / "elsewhere")
   _, err = finish(process, code=1)
   assert " be written" in one_sentence(err)
-  for folder in (tmp_path / "elsewhere" / "checkpoints").glob("*[0-9]"):
+  # One that was about to be written then may make the folder anew.
+  for folder in tmp_path.glob("*/checkpoints/*[0-9]"):
     assert digests.damage(folder) is None
-  # What was being written then may lie there, and is no checkpoint.
-  assert not [*workdir.glob("checkpoints/*[0-9]")]
 
 
 @pytest.mark.parametrize("what", ["write", "close"])

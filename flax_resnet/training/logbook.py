@@ -79,12 +79,17 @@ class Logbook:
     return self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Records what was measured after `step` updates."""
+    """Records what was measured after `step` updates.
+
+    Raises:
+      OSError: When it cannot be written, or the file is no longer in its place.
+    """
     seconds = self._seconds_before + time.monotonic() - self._start
     row = {"step": step, **values, "seconds": round(seconds, 3)}
     self.rows.append(row)
     if not self._writes:
       return
+    self._path.stat()  # The open file would go with a folder that is moved.
     self._file.write(to_json(row) + "\n")
     self._file.flush()
     for key, value in values.items():

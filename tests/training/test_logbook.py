@@ -30,6 +30,17 @@ def log_steps(path, first, steps):
   log.close()
 
 
+def test_a_folder_that_was_moved_is_told_at_the_next_row(tmp_path):
+  (tmp_path / "run").mkdir()
+  log = Logbook(tmp_path / "run", 0, 10)
+  log.write(1, row(1))
+  (tmp_path / "run").rename(tmp_path / "elsewhere")
+  (tmp_path / "run").mkdir()  # A checkpoint was just being written.
+  with pytest.raises(FileNotFoundError, match="run/metrics.jsonl"):
+    log.write(2, row(2))
+  log.close()
+
+
 def test_a_row_is_a_json_object_a_line(tmp_path, capsys):
   log_steps(tmp_path, 0, range(1, 5))
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
