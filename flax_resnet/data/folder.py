@@ -182,8 +182,9 @@ def read_file(path: str | os.PathLike) -> bytes:
         f"the file has {status.st_size:,} bytes, more than {MAX_BYTES:,}: "
         "it would fill the memory"
       )
-    with open(path, "rb", buffering=0) as file:
-      return file.readall()
+    with open(path, "rb") as file:
+      # No more than was checked; Python takes the memory for it beforehand.
+      return file.read(status.st_size)
   except OSError as error:
     raise ImageError(f"the file cannot be read: {error.strerror}") from error
 

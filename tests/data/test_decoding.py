@@ -133,8 +133,10 @@ def test_a_part_is_that_of_the_whole(monkeypatch, subsampling, factor):
   assert rows == [min(n + 1, height) for n in range(side, height + 1)]
 
 
-def test_a_part_of_a_progressive_jpeg_is_that_of_the_whole():
-  jpeg = encode(Image.fromarray(photograph(123, 77)), "JPEG", progressive=True)
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_a_part_of_a_progressive_jpeg_is_that_of_the_whole(subsampling):
+  options = {"subsampling": subsampling, "progressive": True}
+  jpeg = encode(Image.fromarray(photograph(123, 77)), "JPEG", **options)
   found = Picture(jpeg, 3).resized(20, 0, 70, 70, size=70)
   np.testing.assert_array_equal(found, decode(jpeg, 3)[20:90, :70])
 
