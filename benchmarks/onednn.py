@@ -133,20 +133,19 @@ class Convolution:
     wanted = c_void_p(
       onednn().dnnl_primitive_desc_query_md(description, queried, 0)
     )
-    reorders = []
+    convolve_first = part == "weight gradient"
+    inside = memories["kernel"]
     if not onednn().dnnl_memory_desc_equal(wanted, layouts["kernel"]):
-      ends = [
-        (layouts["kernel"], memories["kernel"]),
-        (wanted, make("memory_create", wanted, engine(), ALLOCATE)),
-      ]
-      memories["kernel"] = ends[1][1]
-      reorders = [
-        _reorder(*(ends if part != "weight gradient" else ends[::-1]))
-      ]
+      inside = make("memory_create", wanted, engine(), ALLOCATE)
     arguments = {kind: memories[name] for name, kind in PARTS[part].items()}
-    convolve = [Primitive(description, arguments)]
-    after = part == "weight gradient"
-    self.run = convolve + reorders if after else reorders + convolve
+    arguments[PARTS[part]["kernel"]] = inside
+    self.run = [Primitive(description, arguments)]
+    if inside is not memories["kernel"]:
+      ends = [(layouts["kernel"], memories["kernel"]), (wanted, inside)]
+      if convolve_first:
+        self.run.append(_reorder(*reversed(ends)))
+      else:
+        self.run.insert(0, _reorder(*ends))
 
   def _describe(self, part, layouts, kernel, strides, padding):
     sizes = numbers([kernel[axis] for axis in (3, 2, 0, 1)])
