@@ -92,6 +92,26 @@ def split_by_part(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, BATCH_AXIS))
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Returns the tree with every array whole on every device of the mesh.
+
+  By way of NumPy, shard by shard: `jax.device_put` of a `jax.Array` onto
+  devices of other processes is refused, or, with one device a process, gives an
+  array whose shards cannot be listed, which Orbax cannot save (JAX 0.10, 0.12).
+
+  Args:
+    tree: Arrays; the same on every host.
+    mesh: The devices, of all hosts.
+  """
+  sharding = replicated(mesh)
+
+  def whole(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return jax.tree.map(whole, tree)
+
+
 def shard_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Several processes on 127.0.0.1, two devices each, are one run."""
+"""Several processes on 127.0.0.1, of one or two devices each, are one run."""
 
 import functools
 import json
@@ -12,10 +12,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+from PIL import Image
 import pytest
 
+import flax_resnet
 from flax_resnet import sharding
 from flax_resnet.training import lock
+from flax_resnet.weights import files
+from tests.drawing import variables_of
 from tests.recipes import ROOT, write_tiny
 import train as script
 
@@ -121,6 +126,75 @@ def test_two_hosts_make_the_run_of_one(launch, tmp_path):
   (out,) = finish(launch(1, copy, devices=4))
   assert "continues after step 2" in out
   assert_same_curves(rows(copy), whole)
+
+
+STARTS = {
+  "new head": ["--config.init_from={weights}"],
+  "their head, frozen, averaged, two steps a call": [
+    "--config.init_from={weights}",
+    "--config.model.num_classes=10",
+    "--config.freeze_trunk=True",
+    "--config.ema_decay=0.9",
+    "--config.steps_per_call=2",
+  ],
+  "in parts": [
+    "--config.init_from={weights}",
+    "--config.accumulate=2",
+    "--config.model.norm_group_size=16",
+  ],
+}
+
+
+@pytest.mark.parametrize(
+  "devices", [1, pytest.param(2, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("start", STARTS)
+def test_two_hosts_start_from_weights(
+  launch, tmp_path, data_dir, start, devices
+):
+  """With one device a process, too, and saved so that one host reads it."""
+  model = flax_resnet.create_model(
+    "cifar_resnet8",
+    stage_features=(4, 8, 8),
+    num_classes=7 if start == "new head" else 10,
+  )
+  weights = tmp_path / "weights.safetensors"
+  variables = variables_of(model, (1, 8, 8, 1))
+  files.write(weights, flax_resnet.to_torch(variables, model))
+  flags = [flag.format(weights=weights) for flag in STARTS[start]]
+  run, alone = tmp_path / "two", tmp_path / "one"
+  out, _ = finish(launch(2, run, *flags, devices=devices))
+  assert f"starts from the weights of {weights}" in out
+  finish(launch(1, alone, *flags, devices=2 * devices))
+  assert_same_curves(rows(run), rows(alone))
+  copy = back_to(2, run, tmp_path / "copy")
+  finish(launch(2, copy, *flags, devices=devices))
+  assert_same_curves(rows(copy), rows(run))
+
+
+def test_two_hosts_of_one_device_read_a_folder(launch, tmp_path):
+  rng = np.random.default_rng(0)
+  for name in ("a", "b"):
+    (tmp_path / "photos" / name).mkdir(parents=True)
+    for number in range(20):
+      pixels = rng.integers(0, 256, (12, 10, 3), np.uint8)
+      path = tmp_path / "photos" / name / f"{number}.png"
+      Image.fromarray(pixels).save(path)
+  flags = [
+    f"--config.data.root={tmp_path / 'photos'}",
+    "--config.data.name=folder",
+    "--config.data.train_split=train[:80%]",
+    "--config.data.eval_split=train[80%:]",
+    "--config.data.in_memory=False",
+    "--config.data.num_workers=1",
+    "--config.augment.mean=(0.5, 0.5, 0.5)",
+    "--config.augment.std=(0.5, 0.5, 0.5)",
+    "--config.model.num_classes=2",
+    "--config.batch_size=8",
+  ]
+  finish(launch(2, tmp_path / "two", *flags, devices=1))
+  finish(launch(1, tmp_path / "one", *flags, devices=2))
+  assert_same_curves(rows(tmp_path / "two"), rows(tmp_path / "one"))
 
 
 @pytest.mark.slow

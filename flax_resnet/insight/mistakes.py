@@ -84,5 +84,6 @@ def find_mistakes(
     # NaN, of a network that diverged, would leave them in any order.
     found.sort(key=lambda m: -np.nan_to_num(m.probability))
     found = found[:keep]
-    first += int(real.sum())
+    # The rows of the batch: a broken image that was skipped leaves a hole.
+    first += len(real)
   return Mistakes(confusion, found)

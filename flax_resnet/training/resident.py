@@ -65,7 +65,7 @@ def calls(
   Raises:
     ValueError: When records are not always the same.
   """
-  records = jax.device_put(split.arrays(), sharding.replicated(mesh))
+  records = sharding.replicate(split.arrays(), mesh)
   stream = split.train_indices(**where)
   for count in counts:
     rows = [next(stream) for _ in range(count)]

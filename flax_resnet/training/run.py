@@ -116,11 +116,11 @@ class Run:
       averaged=self.recipe.ema_decay > 0,
       freeze_trunk=self.recipe.freeze_trunk,
     )
-    return jax.device_put(state, sharding.replicated(self.mesh))
+    return sharding.replicate(state, self.mesh)
 
   def zero_sums(self) -> metrics.Sums:
     """Returns the sums of the metrics over no example, on every device."""
-    return jax.device_put(metrics.zeros(), sharding.replicated(self.mesh))
+    return sharding.replicate(metrics.zeros(), self.mesh)
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Returns this host's part of the batches after `first_step` updates."""

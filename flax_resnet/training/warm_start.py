@@ -45,11 +45,9 @@ def warm_start(
   variables = _as_before(
     {**loaded.variables, "params": params}, state.variables
   )
-  variables = jax.device_put(variables, sharding.replicated(run.mesh))
+  variables = sharding.replicate(variables, run.mesh)
   trained = trained_part(variables["params"], run.recipe.freeze_trunk)
-  opt_state = jax.device_put(
-    run.optimizer.init(trained), sharding.replicated(run.mesh)
-  )
+  opt_state = sharding.replicate(run.optimizer.init(trained), run.mesh)
   head = "their head" if kept else f"a new head: {_classes(run, loaded)}"
   origin = f"starts from the weights of {weights}, with {head}"
   return (

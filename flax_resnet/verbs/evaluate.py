@@ -21,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> None:
   """Prints top-1 with its interval, top-5, loss and the number of images."""
-  import jax
-
   from flax_resnet import sharding
   from flax_resnet.training import evaluation
   from flax_resnet.training import run as runs
@@ -44,9 +42,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     )
   state = prepared.initial_state()
   _check_channels(state.params, loaded.variables["params"])
-  variables = jax.device_put(
-    loaded.variables, sharding.replicated(prepared.mesh)
-  )
+  variables = sharding.replicate(loaded.variables, prepared.mesh)
   state = state.with_variables(variables)
   result = evaluation.evaluate(
     prepared.eval_step, state, prepared.eval_batches(), prepared.mesh
