@@ -2,12 +2,18 @@
 
 import pathlib
 
-from flax_resnet import command
-from flax_resnet.training.schema import wrong_input
+from etils import epy
+
+from flax_resnet import training
+from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
+from flax_resnet.errors import reported_as
+
+with epy.lazy_imports():  # It imports JAX: "--help" needs none.
+  from flax_resnet import sharding
 
 
 def main() -> None:
-  parser = command.Parser(description=__doc__, allow_abbrev=False)
+  parser = Parser(description=__doc__, allow_abbrev=False)
   parser.add_argument(
     "--config",
     type=pathlib.Path,
@@ -28,18 +34,14 @@ def main() -> None:
   hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
   hosts.add_argument("--num_processes", type=int, metavar="N")
   hosts.add_argument("--process_id", type=int, metavar="I", help="from 0")
-  with command.exits():
-    flags, overrides = parser.parse_with_overrides()
-    workdir = flags.workdir or pathlib.Path("runs") / flags.config.stem
-
-    from flax_resnet import sharding, training
-
-    with wrong_input("hosts"):
-      sharding.join_hosts(
-        flags.coordinator, flags.num_processes, flags.process_id
-      )
-    command.keep_what_is_compiled()
-    training.train(training.load_recipe(flags.config, overrides), workdir)
+  with exit_codes():
+    args = parser.parse_with_overrides()
+    with reported_as("hosts"):
+      sharding.join_hosts(args.coordinator, args.num_processes, args.process_id)
+    enable_compilation_cache()
+    config = training.load_recipe(args.config, args.overrides)
+    workdir = args.workdir or pathlib.Path("runs", args.config.stem)
+    training.train(config, workdir)
 
 
 if __name__ == "__main__":

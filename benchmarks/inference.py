@@ -42,7 +42,7 @@ def ours(case: Case, *, folded: bool) -> Work:
   import jax.numpy as jnp
 
   import flax_resnet as fr
-  from flax_resnet.models import operations
+  from flax_resnet.models import cpu
 
   model = fr.create_model(
     case.model,
@@ -55,7 +55,7 @@ def ours(case: Case, *, folded: bool) -> Work:
   )
   if folded:
     model, variables = fr.fold_batch_norm(model, variables)
-  options = operations.compiler_options(jax.default_backend())
+  options = cpu.compiler_options(jax.default_backend())
   return _jitted(model.apply, variables, images, options)
 
 

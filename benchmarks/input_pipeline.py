@@ -116,7 +116,7 @@ def draw_parts(files: list[str], epochs: int):
   import numpy as np
   from PIL import Image
 
-  from flax_resnet.data import transforms
+  from flax_resnet.data import crops
 
   rng = np.random.default_rng(0)
   widths_and_heights = [Image.open(file).size for file in files]
@@ -124,7 +124,7 @@ def draw_parts(files: list[str], epochs: int):
   for _ in range(epochs):
     for index in rng.permutation(len(files)):
       width, height = widths_and_heights[index]
-      box = transforms.random_box(height, width, (0.08, 1), (3 / 4, 4 / 3), rng)
+      box = crops.random_box(height, width, (0.08, 1), (3 / 4, 4 / 3), rng)
       paths.append(files[index])
       parts.append(box)
   return paths, np.array(parts, np.int32)
@@ -157,7 +157,7 @@ def stepper(folder: str, real: bool) -> Work:
 
   from flax_resnet import sharding
   from flax_resnet.training import load_recipe
-  from flax_resnet.training.run import prepare
+  from flax_resnet.training.setup import prepare
 
   recipe = pathlib.Path(__file__).parents[1] / "configs/folder.py"
   classes = len(next(os.walk(folder))[1])
@@ -194,14 +194,16 @@ def parts(folder: str) -> dict[str, float]:
   import numpy as np
   import simplejpeg
 
-  from flax_resnet.data import decoding, order, transforms
+  from flax_resnet.data import decoding
+  from flax_resnet.data import order
+  from flax_resnet.data import crops
 
   split = open_folder(folder).train
   count = min(len(split), 200)
   records = [split.source[i]["image"] for i in range(count)]
   pictures = [decoding.Picture(record, 3) for record in records]
   rngs = [np.random.default_rng(i) for i in range(count)]
-  crop = transforms.random_resized_crop(3, SIZE)
+  crop = crops.random_resized_crop(3, SIZE)
   buffer = np.empty(max(p.height * p.width * 3 for p in pictures), np.uint8)
   full = {"buffer": buffer}
   # Of each block only the mean: what is left is reading the file's codes.

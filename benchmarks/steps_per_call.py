@@ -31,7 +31,7 @@ def trainer(overrides: list[str], steps_per_call: int) -> Work:
 
   from flax_resnet import sharding
   from flax_resnet.training import load_recipe
-  from flax_resnet.training.run import prepare
+  from flax_resnet.training.setup import prepare
 
   never = 1_000_000
   config = load_recipe(

@@ -93,9 +93,12 @@ def our_step(case: Case, **options):
   import numpy as np
   import optax
 
-  from flax_resnet import create_model, sharding
-  from flax_resnet.data.augment import normalize
-  from flax_resnet.training import losses, optim, steps
+  from flax_resnet import create_model
+  from flax_resnet import sharding
+  from flax_resnet.augment import normalize
+  from flax_resnet.training import losses
+  from flax_resnet.training import optimizers
+  from flax_resnet.training import steps
   from flax_resnet.training.state import create_state
 
   mesh = sharding.make_mesh(jax.devices()[:1])
@@ -105,7 +108,7 @@ def our_step(case: Case, **options):
     dtype=jnp.bfloat16 if case.bfloat16 else jnp.float32,
     **options,
   )
-  optimizer = optim.sgd(optax.constant_schedule(0.1), 0.9, True, 1e-4)
+  optimizer = optimizers.sgd(optax.constant_schedule(0.1), 0.9, True, 1e-4)
   step = steps.make_train_step(
     model,
     optimizer,

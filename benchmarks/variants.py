@@ -19,7 +19,9 @@ import statistics
 
 import jax
 
-from flax_resnet.training import load_recipe, Stopped, train
+from flax_resnet.training import load_recipe
+from flax_resnet.training import Stopped
+from flax_resnet.training import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 

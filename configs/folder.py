@@ -32,19 +32,14 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict(
     dict(
       name="folder",
-      root=None,
-      split_seed=0,
-      data_dir=None,
+      root=None,  # --config.data.root=DIR
       train_split="train[:80%]",
       eval_split="train[80%:]",
       image_size=96,
       random_resized_crop=True,
       crop_scale=(0.25, 1.0),
       center_crop_fraction=0.875,
-      in_memory=False,
       num_threads=4,
-      num_workers=0,
-      on_error="stop",
     )
   )
   config.loss.label_smoothing = 0.1

@@ -1,5 +1,11 @@
-"""Writes reference.md from the docstrings: python docs/reference.py."""
+"""Writes docs/reference.md from the docstrings: python docs/reference.py.
 
+It lists the functions, classes and properties of `flax_resnet` that are public:
+without a leading underscore, with a docstring, in the module that defines them.
+The commands are left out: `--help` describes them.
+"""
+
+import argparse
 from collections.abc import Iterator
 import pathlib
 import re
@@ -7,97 +13,52 @@ import re
 import griffe
 
 ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = "flax_resnet"
 PAGE = ROOT / "docs" / "reference.md"
-MODULES = {
-  "The network": (
-    "models.zoo",
-    "models.blocks",
-    "models.preact",
-    "models.resnet",
-    "models.shortcut",
-    "models.layers",
-    "models.folding",
-    "models.start",
-    "models.operations",
-  ),
-  "Weights": (
-    "weights.pretrained",
-    "weights.state_dict",
-    "weights.files",
-    "weights.preprocessing",
-  ),
-  "Use": ("predictor", "serialization"),
-  "Data": (
-    "data.opening",
-    "data.datasets",
-    "data.sources",
-    "data.folder",
-    "data.arrays",
-    "data.prepared",
-    "data.decoding",
-    "data.transforms",
-    "data.policies",
-    "data.order",
-    "data.pipeline",
-    "data.augment",
-    "data.mixing",
-  ),
-  "Training": (
-    "training.loop",
-    "training.recipe",
-    "training.run",
-    "training.steps",
-    "training.losses",
-    "training.optim",
-    "training.layerwise",
-    "training.schedules",
-    "training.averaging",
-    "training.accumulation",
-    "training.state",
-    "training.warm_start",
-    "training.checkpoint",
-    "training.metrics",
-    "sharding",
-  ),
-  "Insight": (
-    "insight.probe",
-    "insight.trained",
-    "insight.mistakes",
-    "insight.study",
-    "insight.comparison",
-  ),
-}
+COMMANDS = ("cli", "__main__")
 HEAD = """# Reference
 
-From the docstrings, by `python docs/reference.py`. What most projects need is
-in `import flax_resnet as fr`: {names}.
+From the docstrings, by `python docs/reference.py`. `import flax_resnet as fr`
+has {names}.
 
 """
 
 
 def render() -> str:
   """Returns the page."""
-  package = griffe.load(
-    "flax_resnet", search_paths=[ROOT], docstring_parser="google"
-  )
-  names = sorted(
-    f"`{name}`" for name, member in package.members.items() if member.is_alias
-  )
-  lines = [HEAD.format(names=", ".join(names))]
-  for title, modules in MODULES.items():
-    lines.append(f"## {title}\n")
-    for name in modules:
-      lines.extend(_module(package[name]))
+  package = griffe.load(PACKAGE, search_paths=[ROOT], docstring_parser="google")
+  names = ", ".join(f"`{name}`" for name in public_names(package))
+  lines = [HEAD.format(names=names)]
+  for module in _modules(package):
+    lines.extend(_module(module))
   return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def public_names(package: griffe.Module) -> list[str]:
+  """Returns the names that the package takes from its own modules, sorted."""
+  return sorted(
+    name
+    for name, member in package.members.items()
+    if member.is_alias and member.target_path.startswith(f"{PACKAGE}.")
+  )
+
+
+def _modules(package: griffe.Module) -> Iterator[griffe.Module]:
+  """Yields the modules with public members, packages before their parts."""
+  for name, module in sorted(package.modules.items()):
+    if name not in COMMANDS:
+      if any(map(_is_public, module.members.values())):
+        yield module
+      yield from _modules(module)
 
 
 def _module(module: griffe.Module) -> Iterator[str]:
   path = module.filepath.relative_to(ROOT)
-  yield f"### [{module.path}](../{path})\n"
+  yield f"## [{module.path}](../{path})\n"
   yield from _docstring(module)
   for member in module.members.values():
-    if _is_documented(member):
-      yield from _object(member, 4)
+    if _is_public(member):
+      yield from _object(member, 3)
 
 
 def _object(thing: griffe.Object, level: int) -> Iterator[str]:
@@ -107,11 +68,11 @@ def _object(thing: griffe.Object, level: int) -> Iterator[str]:
   yield from _docstring(thing)
   if thing.is_class:
     for member in thing.members.values():
-      if _is_documented(member):
+      if _is_public(member):
         yield from _object(member, level + 1)
 
 
-def _is_documented(member: griffe.Object | griffe.Alias) -> bool:
+def _is_public(member: griffe.Object | griffe.Alias) -> bool:
   return (
     not member.is_alias
     and (member.is_class or member.is_function or "property" in member.labels)
@@ -145,11 +106,11 @@ def _wrapped(signature: str) -> str:
     return signature
   name, _, rest = signature.partition("(")
   parts, depth, start = [], 1, 0
-  for place, letter in enumerate(rest):
+  for index, letter in enumerate(rest):
     depth += (letter in "([{") - (letter in ")]}")
     if depth == 0 or (depth == 1 and letter == ","):
-      parts.append(rest[start:place].strip())
-      start = place + 1
+      parts.append(rest[start:index].strip())
+      start = index + 1
     if depth == 0:
       break
   inside = "".join(f"  {part},\n" for part in parts)
@@ -181,5 +142,11 @@ def _indented(text: str) -> str:
   return text.replace("\n", "\n  ")
 
 
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--out", type=pathlib.Path, default=PAGE, metavar="FILE")
+  parser.parse_args().out.write_text(render())
+
+
 if __name__ == "__main__":
-  PAGE.write_text(render())
+  main()

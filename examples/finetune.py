@@ -27,9 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flax_resnet.data import transforms
-from flax_resnet.models import operations
-from flax_resnet.weights import files, load_pretrained, preprocessing
+from flax_resnet.data import crops
+from flax_resnet.models import cpu
+from flax_resnet.weights import files
+from flax_resnet.weights import load_pretrained
+from flax_resnet.weights import preprocessing
 
 Example = tuple[pathlib.Path, int]
 
@@ -65,7 +67,7 @@ def main() -> None:
   expected = loaded.preprocessing or preprocessing.IMAGENET
   mean, std = map(np.asarray, (expected.mean, expected.std))
   size = flags.size or expected.image_size
-  options = operations.compiler_options(jax.default_backend())
+  options = cpu.compiler_options(jax.default_backend())
 
   def apply(variables, pixels, **how):
     return model.apply(variables, (pixels / 255.0 - mean) / std, **how)
@@ -76,7 +78,7 @@ def main() -> None:
     return (logits.argmax(-1) == labels).sum()
 
   def evaluate():
-    transform = transforms.center_crop(3, size, expected.crop_fraction)
+    transform = crops.center_crop(3, size, expected.crop_fraction)
     found = batches(held_out, transform, 100, flags.seed, epochs=1, train=False)
     right = sum(int(count_right(variables, *batch)) for batch in found)
     return right / len(held_out)
@@ -107,7 +109,7 @@ def main() -> None:
 
     return step
 
-  crop = transforms.random_resized_crop(3, size, scale=(0.35, 1.0))
+  crop = crops.random_resized_crop(3, size, scale=(0.35, 1.0))
   for phase, epochs in (("head", flags.head_epochs), ("all", flags.epochs)):
     per_epoch = len(train) // flags.batch_size
     if not epochs * per_epoch:
@@ -169,7 +171,7 @@ def split(
 
 def batches(
   examples: Sequence[Example],
-  transform: transforms.Transform,
+  transform: crops.Transform,
   batch_size: int,
   seed: int,
   epochs: int,

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import flax_resnet as fr
-from flax_resnet.models import operations
+from flax_resnet.models import cpu
 
 CLASSES = ("background", "square", "disc", "triangle")
 SIZE = 64  # Pixels.
@@ -142,7 +142,7 @@ def main() -> None:
     updates, moments = optimizer.update(gradients, moments, params)
     return optax.apply_updates(params, updates), batch_stats, moments, loss
 
-  options = operations.compiler_options(jax.default_backend())
+  options = cpu.compiler_options(jax.default_backend())
   step = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=options)
   params, batch_stats = variables["params"], variables["batch_stats"]
   moments = optimizer.init(params)

@@ -17,4 +17,4 @@ with epy.lazy_api_imports(globals()):
   from flax_resnet.weights import from_torch as from_torch
   from flax_resnet.weights import to_torch as to_torch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,31 +1,35 @@
 """python -m flax_resnet VERB: what is done around a training run."""
 
 import argparse
-import importlib
 import sys
 
-from flax_resnet import command
-
-VERBS = (
-  "convert",
-  "evaluate",
-  "export",
-  "inspect",
-  "models",
-  "predict",
-  "prepare",
+from flax_resnet.cli import (
+  convert,
+  evaluate,
+  export,
+  inspect,
+  models,
+  predict,
+  prepare,
 )
+from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
+
+VERBS = {
+  "convert": convert,
+  "evaluate": evaluate,
+  "export": export,
+  "inspect": inspect,
+  "models": models,
+  "predict": predict,
+  "prepare": prepare,
+}
 
 
 def main() -> None:
   """Runs one verb."""
-  parser = command.Parser(prog="python -m flax_resnet", description=__doc__)
+  parser = Parser(prog="python -m flax_resnet", description=__doc__)
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-  modules = {}
-  for name in VERBS:
-    module = modules[name] = importlib.import_module(
-      f"flax_resnet.verbs.{name}"
-    )
+  for name, module in VERBS.items():
     verb = verbs.add_parser(
       name,
       help=str(module.__doc__).partition("\n")[0].rstrip("."),
@@ -34,12 +38,12 @@ def main() -> None:
       allow_abbrev=False,
     )
     module.add_arguments(verb)
-  with command.exits():
-    flags, overrides = parser.parse_with_overrides()
-    if overrides and flags.verb != "evaluate":
-      parser.error(f"--config.{overrides[0]} is not a flag of {flags.verb}")
-    command.keep_what_is_compiled()
-    modules[flags.verb].run(flags, overrides)
+  with exit_codes():
+    args = parser.parse_with_overrides()
+    if args.overrides and args.verb != "evaluate":
+      parser.error(f"--config.{args.overrides[0]} is not a flag of {args.verb}")
+    enable_compilation_cache()
+    VERBS[args.verb].run(args)
 
 
 if __name__ == "__main__":

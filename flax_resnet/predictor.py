@@ -3,44 +3,45 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
-import fnmatch
+import functools
 import glob
 import itertools
 import os
 import pathlib
-from typing import Any, cast
+from typing import cast
 
 import jax
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from flax_resnet.data import transforms
-from flax_resnet.data.augment import normalize
+from flax_resnet.augment import normalize
+from flax_resnet.data import crops
 from flax_resnet.data.folder import ENDINGS, images_below, read_file
-from flax_resnet.models import operations, ResNet
+from flax_resnet.models import cpu, ResNet
+from flax_resnet.models.variables import Variables
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
 from flax_resnet.weights.pretrained import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-  """A trained network with the way of an image into it.
+  """A trained network with the preprocessing of its images.
 
   Attributes:
-    model: The network.
-    variables: Of it.
-    preprocessing: What is done to an image.
-    class_names: By label.
+    model: the network.
+    variables: {"params": ..., "batch_stats": ...} of the network.
+    preprocessing: preprocessing of the images.
+    class_names: names of the classes by label.
   """
 
   model: ResNet
-  variables: Any
+  variables: Variables
   preprocessing: Preprocessing
   class_names: Sequence[str]
 
   @property
   def channels(self) -> int:
-    """Channels of the images."""
+    """Number of channels of the images."""
     return len(self.preprocessing.mean)
 
   @classmethod
@@ -51,7 +52,7 @@ class Predictor:
     their classes are called by their numbers.
 
     Raises:
-      ValueError: When the network has no head, or does not take the channels
+      ValueError: if the network has no head, or does not take the channels
         that the preprocessing gives.
     """
     preprocessing = loaded.preprocessing or IMAGENET
@@ -70,9 +71,9 @@ class Predictor:
     """Returns the pixels of a file that the network sees.
 
     Raises:
-      ValueError: When it is not an image, or cannot be read.
+      ValueError: if it is not an image, or cannot be read.
     """
-    transform = transforms.center_crop(
+    transform = crops.center_crop(
       self.channels,
       self.preprocessing.image_size,
       self.preprocessing.crop_fraction,
@@ -85,7 +86,7 @@ class Predictor:
       raise ValueError(f"{path}: {error}") from error
 
   def logits(
-    self, variables: Any, images: UInt8[Array, "b h w c"]
+    self, variables: Variables, images: UInt8[Array, "b h w c"]
   ) -> Float[Array, "b n"]:
     """Returns the logits of pixels as `read` gives them; to be jitted."""
     mean, std = self.preprocessing.mean, self.preprocessing.std
@@ -98,37 +99,41 @@ class Predictor:
     """Yields the probabilities of the classes for each file, in order.
 
     Args:
-      paths: Of image files, see `find_images`.
-      batch_size: Files that are looked at together.
+      paths: paths of image files, see `find_images`.
+      batch_size: number of files that go through the network together.
 
     Raises:
-      ValueError: At a file that is not an image, or cannot be read.
+      ValueError: at a file that is not an image, or cannot be read.
     """
-    forward = jax.jit(
-      lambda *a: jax.nn.softmax(self.logits(*a)),
-      compiler_options=operations.compiler_options(jax.default_backend()),
-    )
     paths = iter(paths)
     with futures.ThreadPoolExecutor() as pool:
       while batch := list(itertools.islice(paths, batch_size)):
         pixels = np.stack(list(pool.map(self.read, batch)))
         missing = batch_size - len(pixels)  # One shape, one compilation.
         filled = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        found = np.asarray(forward(self.variables, filled))
-        yield from found[: len(pixels)]
+        probabilities = self._probabilities(self.variables, filled)
+        yield from np.asarray(probabilities)[: len(pixels)]
+
+  @functools.cached_property
+  def _probabilities(self) -> jax.stages.Wrapped:
+    return jax.jit(
+      lambda *args: jax.nn.softmax(self.logits(*args)),
+      compiler_options=cpu.compiler_options(jax.default_backend()),
+    )
 
 
-def find_images(what: Sequence[str]) -> list[pathlib.Path]:
-  """Returns the files that paths, folders and globs stand for, in order.
+def find_images(names: Sequence[str]) -> list[pathlib.Path]:
+  """Returns the files that paths, folders and patterns name, in order.
 
   Args:
-    what: A file as it is; a folder for the images in it and below; a pattern
-      with *, ** or ? for what it matches.
+    names: a file is taken as it is; a folder stands for the images in it and
+      below; a pattern with *, ** or ? for the images that it matches. ** does
+      not follow links to folders, which may lead in circles.
 
   Raises:
-    ValueError: For something that is not there, or holds no image.
+    ValueError: for a path that is not there, or holds no image.
   """
-  return list(itertools.chain.from_iterable(map(_find, what)))
+  return list(itertools.chain.from_iterable(map(_find, names)))
 
 
 def _find(name: str) -> list[pathlib.Path]:
@@ -136,42 +141,21 @@ def _find(name: str) -> list[pathlib.Path]:
   if path.is_file():
     return [path]
   if path.is_dir():
-    inside = map(pathlib.Path, images_below(path))
+    found = map(pathlib.Path, images_below(path))
   elif glob.has_magic(name):
-    inside = _matched(path)
+    # To pathlib, a pattern that ends with ** is one of folders.
+    pattern = path / "*" if path.name == "**" else path
+    root = pathlib.Path(path.anchor)
+    found = root.glob(str(pattern.relative_to(root)))
   else:
     raise ValueError(f"there is no image {name}")
-  found = sorted(p for p in inside if p.suffix.lower() in ENDINGS)
-  if not found:
+  images = sorted(
+    path
+    for path in found
+    if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+  )
+  if not images:
     raise ValueError(
       f"there is no image in {name}: looked for {', '.join(ENDINGS)}"
     )
-  return found
-
-
-def _matched(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields what a pattern stands for; links in circles end, as in a folder."""
-  parts = pattern.parts
-  if "**" not in parts:
-    yield from map(pathlib.Path, glob.iglob(str(pattern)))
-    return
-  at = parts.index("**")
-  tail = parts[at + 1 :] or ("*",)
-  for folder in glob.iglob(str(pathlib.Path(*parts[:at]))):
-    for path in map(pathlib.Path, images_below(folder)):
-      if _matches(path.relative_to(folder).parts, ("**", *tail)):
-        yield path
-
-
-def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-  """Whether a path is what a pattern says; ** is any number of folders."""
-  if not patterns:
-    return not parts
-  first, *rest = patterns
-  if first == "**":
-    return any(_matches(parts[n:], rest) for n in range(len(parts) + 1))
-  return (
-    bool(parts)
-    and fnmatch.fnmatchcase(parts[0], first)
-    and _matches(parts[1:], rest)
-  )
+  return images

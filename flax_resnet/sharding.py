@@ -1,21 +1,29 @@
-"""The device mesh, and how batches and state lie on it.
+"""The device mesh, how batches and state lie on it, and several hosts.
 
-`jax.jit` over this mesh is the one way onto many devices: what is computed is
-what one device would compute on the whole batch.
+`jax.jit` over this mesh is the one way onto many devices: it computes what one
+device would compute on the whole batch.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import glob
 import importlib.util
 import os
 from typing import Any
 
+from etils import epy
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from flax_resnet.errors import InputError
+
+with epy.lazy_imports():  # Slow to import; only several hosts need it.
+  from jax.experimental import multihost_utils
+
 BATCH_AXIS = "batch"
+# Bytes of the text that one host sends to all: all must know how many come.
+_TEXT_BYTES = 4096
 
 
 def join_hosts(
@@ -23,18 +31,18 @@ def join_hosts(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Makes this process one of those that compute together, if it is one.
+  """Makes this process one of several that compute together, if it is one.
 
   It is, if the arguments say so, or else where SLURM or Open MPI has started
-  several processes, or this is a TPU VM. Before anything else of JAX.
+  several processes, or on a TPU VM. To be called before anything else of JAX.
 
   Args:
-    coordinator: HOST:PORT of process 0, where all can reach it.
-    num_processes: How many there are.
-    process_id: Which one this is, from 0.
+    coordinator: address of process 0, "HOST:PORT".
+    num_processes: number of processes.
+    process_id: number of this one, from 0.
 
   Raises:
-    ValueError: When the arguments do not say it whole.
+    ValueError: if only some are given, or they do not fit together.
   """
   given = (coordinator, num_processes, process_id)
   if given == (None, None, None):
@@ -56,7 +64,7 @@ def join_hosts(
 
 
 def _is_one_of_many(environ: Mapping[str, str]) -> bool:
-  """Whether a launcher says so; `jax.distributed` reads the rest of it."""
+  """Whether a launcher has started several; `jax.distributed` reads the rest."""
   for count, rank in (
     ("SLURM_NTASKS", "SLURM_PROCID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -69,6 +77,31 @@ def _is_one_of_many(environ: Mapping[str, str]) -> bool:
   )
 
 
+def on_first_host(work: Callable[[], str | None]) -> str:
+  """Calls `work` on process 0 and returns its text on all.
+
+  Raises:
+    InputError: on all, if `work` raises it or an OSError: no host is left
+      waiting for the others.
+  """
+  if jax.process_count() == 1:
+    return work() or ""
+  text = ""
+  if jax.process_index() == 0:
+    try:
+      text = "text:" + (work() or "")
+    except (InputError, OSError) as error:
+      text = f"error:{error}"
+  sent = np.zeros(_TEXT_BYTES, np.uint8)
+  encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
+  sent[: len(encoded)] = encoded
+  received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
+  kind, _, text = received.rstrip(b"\0").decode(errors="ignore").partition(":")
+  if kind == "error":
+    raise InputError(text)
+  return text
+
+
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh of one axis over `devices`; None for all of all hosts."""
   devices = jax.devices() if devices is None else devices
@@ -78,17 +111,17 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array: parameters, optimizer state."""
+  """Returns the sharding of arrays that are whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split_by_batch(mesh: Mesh) -> NamedSharding:
-  """Every device holds a part of the first axis: images, labels."""
+  """Returns the sharding of arrays [b, ...] that is split over the devices."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
 
 def split_by_part(mesh: Mesh) -> NamedSharding:
-  """Every device holds a share of each part of a batch: [parts, b, ...]."""
+  """Returns the sharding of [parts, b, ...]: a share of each part a device."""
   return NamedSharding(mesh, PartitionSpec(None, BATCH_AXIS))
 
 
@@ -100,8 +133,8 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   array whose shards cannot be listed, which Orbax cannot save (JAX 0.10, 0.12).
 
   Args:
-    tree: Arrays; the same on every host.
-    mesh: The devices, of all hosts.
+    tree: arrays; the same on every host.
+    mesh: the devices, of all hosts.
   """
   sharding = replicated(mesh)
 
@@ -124,8 +157,8 @@ def shard_batch(
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """Raises ValueError when a batch cannot be split evenly over the devices."""
-  if batch_size < 1 or batch_size % mesh.size:
+  """Raises ValueError if a batch cannot be split evenly over the devices."""
+  if batch_size % mesh.size:
     raise ValueError(
       f"batch_size is {batch_size}, which cannot be split evenly over "
       f"{mesh.size} devices: use a positive multiple of {mesh.size}"
@@ -133,7 +166,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def round_up(batch_size: int, mesh: Mesh) -> int:
-  """The smallest batch size from `batch_size` on that the devices can split."""
+  """Returns the smallest batch size from here on that the devices can split."""
   return -(-batch_size // mesh.size) * mesh.size
 
 

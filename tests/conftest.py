@@ -40,10 +40,10 @@ from tests import recipes
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
   """A TFDS folder of this test process with the digits in it."""
-  from flax_resnet.data import digits
+  from flax_resnet.data import tfds
 
   path = tmp_path_factory.mktemp("tfds")
-  digits.prepare(str(path))
+  tfds.prepare(str(path))
   return str(path)
 
 

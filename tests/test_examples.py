@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.start import initial_variables
+from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import train
 from flax_resnet.weights import files
 from tests.recipes import ROOT

@@ -18,7 +18,7 @@ import pytest
 
 import flax_resnet
 from flax_resnet import sharding
-from flax_resnet.training import lock
+from flax_resnet.training import workdir
 from flax_resnet.weights import files
 from tests.drawing import variables_of
 from tests.recipes import ROOT, write_tiny
@@ -211,7 +211,7 @@ def test_four_hosts_go_on_with_what_two_have_saved(launch, tmp_path):
 @pytest.mark.slow
 def test_two_hosts_end_where_another_run_is(launch, tmp_path):
   """Only the first looks at the lock."""
-  with lock.held(tmp_path / "run"):
+  with workdir.held(tmp_path / "run"):
     for process in launch(2, tmp_path / "run"):
       _, err = process.communicate(timeout=120)
       assert process.returncode == 2, err

@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 
 import flax_resnet as fr
 from flax_resnet import __main__ as verbs
-from flax_resnet.predictor import find_images, Predictor
+from flax_resnet.predictor import find_images
+from flax_resnet.predictor import Predictor
 from flax_resnet.training import train
-from flax_resnet.training.run import prepare
+from flax_resnet.training.setup import prepare
 from flax_resnet.weights.pretrained import load_pretrained
 from tests import recipes
 
@@ -310,7 +311,7 @@ def test_nothing_else_is_where_jax_is_alone(jax_alone):
 def test_an_exported_network_is_for_every_platform(workdir):
   from jax import export
 
-  from flax_resnet.serialization import to_stablehlo
+  from flax_resnet.export import to_stablehlo
 
   predictor = Predictor.of(load_pretrained(workdir))
   data = to_stablehlo(predictor, pixels=True)

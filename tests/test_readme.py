@@ -1,85 +1,101 @@
-"""The README holds: its Python runs, its links and its keys exist."""
+"""The README: short, with commands, a tree and results that are there."""
 
+import functools
 import re
-import runpy
-import shlex
 
+import jax
+import numpy as np
 import pytest
 
-from flax_resnet.training import load_recipe
+import flax_resnet as fr
+from tests import drawing
+from tests.pages import code, fences, README
 from tests.recipes import RECIPES, ROOT
 
-README = (ROOT / "README.md").read_text()
-PAGES = [
-  ROOT / "README.md",
-  ROOT / "SECURITY.md",
-  *sorted((ROOT / "docs").glob("*.md")),
-]
+
+def tree() -> list[str]:
+  """Returns the lines of the tree of the repository."""
+  return next(
+    text for _, text in fences(README) if "flax_resnet/\n" in text
+  ).splitlines()
 
 
-def blocks(language, text=README):
-  fences = re.findall(
-    r"^```([\w ]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+def test_is_short():
+  assert len(README.read_text().splitlines()) <= 200
+
+
+def test_names_the_commands_that_do_everything():
+  blocks = [text.strip() for kind, text in fences(README) if kind == ""]
+  assert (
+    blocks[0]
+    == "pip install -e . && python train.py --config configs/digits.py"
   )
-  return [text for kind, text in fences if kind == language]
+  assert "pip install -e '.[test]' && pytest" in blocks
+  assert "python docs/reference.py" in README.read_text()
 
 
-def test_the_first_lines_are_the_commands():
-  first = [block.strip() for block in blocks("")[:2]]
-  assert first == [
-    "pip install -e . && python train.py --config configs/digits.py",
-    "pip install -e '.[test]' && pytest",
-  ]
+def test_the_first_screen_has_the_picture_of_the_run():
+  first = README.read_text().splitlines()[:20]
+  assert any("](docs/digits.png)" in line for line in first)
 
 
-def test_the_python_runs(capsys):
+def test_the_code_runs(capsys):
+  # One block: a tenth of the shapes to compile.
+  one_block = '"resnet50", stage_sizes=(1,), stage_features=(8,)'
   names = {}
-  for code in blocks("python"):
-    exec(compile(code, "README.md", "exec"), names)
-  assert names["logits"].shape == (8, 1000)  # Of the NNX module.
+  for text in code(README):
+    short = text.replace('"resnet50"', one_block)
+    exec(compile(short, "README.md", "exec"), names)
   out = capsys.readouterr().out
-  assert out.startswith("(8, 10) {'stem': (8, 32, 32, 64), 'stage1': (8, 16, 1")
+  assert out == "(8, 10) {'stem': (8, 32, 32, 8), 'stage1': (8, 16, 16, 32)}\n"
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
-def test_the_python_of_other_pages_runs(page):
+@pytest.mark.parametrize("train", [False, True])
+def test_the_block_is_the_basic_block(train):
   names = {}
-  for code in blocks("python", page.read_text()):
-    exec(compile(code, page.name, "exec"), names)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page):
-  targets = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
-  for target in targets:
-    assert (page.parent / target).exists(), target
-
-
-def test_commands_name_recipes_and_keys_that_exist():
-  commands = [
-    command
-    for page in PAGES
-    for block in blocks("", page.read_text())
-    for command in block.replace("\\\n", " ").splitlines()
-    if "--config " in command
-  ]
-  assert len(commands) >= 4
-  for command in commands:
-    words = shlex.split(command)
-    path = words[words.index("--config") + 1]
-    prefix = "--config."
-    keys = [w.removeprefix(prefix) for w in words if w.startswith(prefix)]
-    load_recipe(ROOT / path, keys)
-
-
-def test_the_reference_is_what_the_docstrings_say():
-  pytest.importorskip("griffe")  # Of the extra "dev".
-  script = runpy.run_path(str(ROOT / "docs" / "reference.py"))
-  assert script["PAGE"].read_text() == script["render"](), (
-    "run python docs/reference.py"
+  exec(code(README)[0], names)
+  block, ours = names["Block"](8), fr.BasicBlock(8)
+  x = drawing.normal(0, (4, 6, 5, 8))
+  variables = drawing.variables_of(ours, x.shape)
+  given = {"train": train, "mutable": ["batch_stats"]}
+  y, updates = block.apply(variables, x, **given)
+  wanted, wanted_updates = ours.apply(variables, x, **given)
+  np.testing.assert_allclose(y, wanted, rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    updates,
+    wanted_updates,
   )
+
+
+def test_the_tree_names_what_is_in_the_package():
+  listed = [
+    re.split(r"\s{2,}", line.removeprefix("├── ").removeprefix("└── "))[0]
+    for line in tree()
+    if line.startswith(("├── ", "└── "))
+  ]
+  there = [
+    path.name + ("/" if path.is_dir() else "")
+    for path in (ROOT / "flax_resnet").iterdir()
+    if path.suffix == ".py" or (path / "__init__.py").exists()
+  ]
+  assert sorted(listed) == sorted(there)
+
+
+def test_the_tree_names_what_is_in_the_repository():
+  listed = [line.split()[0] for line in tree() if line[0].isalpha()]
+  assert all((ROOT / name).exists() for name in listed), listed
+  there = {path.parent.name for path in ROOT.glob("*/*.py")}
+  assert there <= {name.rstrip("/") for name in listed}
+
+
+def test_every_kind_of_name_is_explained():
+  page = (ROOT / "docs" / "models.md").read_text()
+  for name in fr.list_models():
+    stem = re.match(r"[a-z_]+?(?=_?\d)", name)
+    assert stem and f"`{stem[0]}" in page, name
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_in_the_table(path):
-  assert f"[`{path.stem}`](configs/{path.name})" in README
+  assert f"[`{path.stem}`](configs/{path.name})" in README.read_text()

@@ -2,9 +2,10 @@ import jax
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import load_recipe, train
-from flax_resnet.training.logbook import read
-from flax_resnet.training.run import prepare
+from flax_resnet.training import load_recipe
+from flax_resnet.training import train
+from flax_resnet.training.log import read
+from flax_resnet.training.setup import prepare
 from tests.recipes import RECIPES
 
 # Small, and of images that need nothing.

@@ -18,8 +18,9 @@ import jax
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import digests, load_recipe
-from flax_resnet.training.logbook import Logbook
+from flax_resnet.training import checkpoint
+from flax_resnet.training import load_recipe
+from flax_resnet.training.log import Logbook
 from tests.recipes import ROOT, write_tiny
 from tests.training.test_loop import assert_same_bits, final_state
 import train as script
@@ -191,7 +192,7 @@ def test_a_full_disk_ends_with_a_sentence(recipe, start, tmp_path, small_disk):
   assert steps
   assert steps == sorted(range(5, max(steps) + 1, 5), key=steps.index)
   for step in steps:
-    assert digests.damage(workdir / "checkpoints" / str(step)) is None
+    assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
   shutil.copytree(workdir, tmp_path / "run")
   out, _ = finish(start(tmp_path / "run", *flags))
   assert f"continues after step {max(steps)}\n" in out
@@ -207,7 +208,7 @@ def test_a_folder_that_is_removed_ends_with_a_sentence(start, tmp_path):
   assert " be written" in one_sentence(err)
   # One that was about to be written then may make the folder anew.
   for folder in tmp_path.glob("*/checkpoints/*[0-9]"):
-    assert digests.damage(folder) is None
+    assert checkpoint.damage(folder) is None
 
 
 @pytest.mark.parametrize("what", ["write", "close"])

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.start import initial_variables
+from flax_resnet.models.variables import initial_variables
 from flax_resnet.weights import files
 from tests.recipes import ROOT, write_tiny
 import train as script

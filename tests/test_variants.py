@@ -6,7 +6,7 @@ import pytest
 
 from flax_resnet.models import create_model
 from flax_resnet.training import load_recipe
-from flax_resnet.training.schema import check
+from flax_resnet.schema import check
 from tests.recipes import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "variants.py"

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 import flax_resnet as fr
 from flax_resnet import __main__ as verbs
 from flax_resnet.training import train
-from flax_resnet.verbs.evaluate import wilson_interval
+from flax_resnet.cli.evaluate import wilson_interval
 from flax_resnet.weights import WeightsError
 from tests.recipes import ROOT
 from tests.weights import cases

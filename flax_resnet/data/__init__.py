@@ -1,4 +1,4 @@
-"""From a data set's name to uint8 batches; this room imports no other."""
+"""From a data set's name to uint8 batches on the host."""
 
-from flax_resnet.data.datasets import Dataset as Dataset
-from flax_resnet.data.opening import load as load
+from flax_resnet.data.dataset import Dataset as Dataset
+from flax_resnet.data.dataset import load as load

@@ -1,4 +1,4 @@
-"""An image folder as a source: a folder a class, nothing to prepare."""
+"""An image folder as a source: a folder a class."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -8,17 +8,21 @@ import pathlib
 import stat
 from typing import SupportsIndex
 
-from flax_resnet.data import splits
-from flax_resnet.data.jpeg import ImageError
-from flax_resnet.data.sources import Record
+from flax_resnet.data.sources import (
+  OnError,
+  parse_split,
+  Record,
+  stratified_order,
+)
+from flax_resnet.errors import ImageError, listing
 
-# Of the files that are taken for images.
+# Files with these endings are taken for images.
 ENDINGS = (
   *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
   *(".ppm", ".pgm"),
 )
-# Of a file: what a TIFF of `decoding.MAX_PIXELS` has with 16 bits a channel.
-MAX_BYTES = 2**30
+# What a TIFF of `decoding.MAX_PIXELS` with 16 bits a channel has.
+MAX_FILE_BYTES = 2**30
 
 
 class FolderSource:
@@ -29,16 +33,17 @@ class FolderSource:
   evenly; the whole is in the order of the file names.
 
   Args:
-    root: The folder.
-    split: In TFDS's notation.
-    seed: Of the order that parts are taken of.
-    class_names: By label, of the split that is trained on; None for the names
-      of the folders, sorted.
-    strict: Whether a class without an image is an error.
+    root: path of the folder.
+    split: a split in the notation of TFDS.
+    seed: seed of the order that parts are taken of; default 0.
+    class_names: names of the classes, by label; None (default) for the names of
+      the folders, sorted.
+    on_error: "stop" (default) to raise for a class without an image, "skip" to
+      keep its label.
 
   Raises:
-    ValueError: When there are no classes, or not those of `class_names`.
-    FileNotFoundError: When there is no such folder.
+    ValueError: if there are no classes, or not those of `class_names`.
+    FileNotFoundError: if there is no such folder.
   """
 
   channels = 3
@@ -50,24 +55,31 @@ class FolderSource:
     *,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
-    strict: bool = True,
+    on_error: OnError = "stop",
   ):
     folder = _folder_of_split(pathlib.Path(os.path.expanduser(root)), split)
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
-    _check_classes(folder, found, self.class_names, strict)
+    _check_classes(folder, found, self.class_names, on_error)
     files = [
       (path, label)
       for label, name in enumerate(self.class_names)
-      for path in _images(folder / name, strict and name in found)
+      for path in sorted(images_below(folder / name))
     ]
+    labels = [label for _, label in files]
+    empty = sorted(set(range(len(self.class_names))) - set(labels))
+    if empty and on_error == "stop":
+      raise ValueError(
+        f"class folder {folder / self.class_names[empty[0]]} has no images "
+        f"({', '.join(ENDINGS)}): remove it, or set on_error='skip' to keep a "
+        "class without any"
+      )
     if not files:
       raise ValueError(f"{folder} has no images in the folders of its classes")
-    base = split.split("[")[0]
-    _, chosen = splits.part(split, {base: len(files)})
-    if "[" in split:
-      order = splits.mixed_order([label for _, label in files], seed)
-      chosen = order[chosen]
+    base, *part = split.split("[")
+    _, chosen = parse_split(split, {base: len(files)})
+    if part:
+      chosen = stratified_order(labels, seed)[chosen]
     self._files = [files[index] for index in chosen]
 
   def __len__(self) -> int:
@@ -99,10 +111,10 @@ def _folder_of_split(root: pathlib.Path, split: str) -> pathlib.Path:
     return root / base
   if base == "train":
     return root
-  there = ", ".join(_subfolders(root)[:10]) or "nothing"
   raise ValueError(
-    f"{root} has no folder {base!r} for the split {split!r}: there is {there}; "
-    "of an undivided folder use parts, 'train[:80%]' and 'train[80%:]'"
+    f"{root} has no folder {base!r} for the split {split!r}: there is "
+    f"{listing(_subfolders(root), 10) or 'nothing'}; of an undivided folder "
+    "use parts, 'train[:80%]' and 'train[80%:]'"
   )
 
 
@@ -114,50 +126,43 @@ def _subfolders(folder: pathlib.Path) -> list[str]:
 
 
 def _check_classes(
-  folder: pathlib.Path, found: list[str], wanted: list[str], strict: bool
+  folder: pathlib.Path,
+  found: list[str],
+  class_names: list[str],
+  on_error: OnError,
 ) -> None:
-  if len(wanted) < 2:
+  if len(class_names) < 2:
     raise ValueError(
       f"{folder} holds {len(found)} folder{'s' * (len(found) != 1)} of a class "
       f"({', '.join(found) or 'none'}): there must be 2 at least to tell apart"
     )
-  if unknown := sorted(set(found) - set(wanted)):
+  if unknown := sorted(set(found) - set(class_names)):
     raise ValueError(
-      f"{folder} has classes that are not trained on: {', '.join(unknown[:5])}"
+      f"{folder} has classes that are not trained on: {listing(unknown)}"
     )
-  if strict and (missing := sorted(set(wanted) - set(found))):
+  missing = sorted(set(class_names) - set(found))
+  if missing and on_error == "stop":
     raise ValueError(
-      f"{folder} lacks classes that are trained on: {', '.join(missing[:5])}; "
+      f"{folder} lacks classes that are trained on: {listing(missing)}; "
       "add them, or set on_error='skip' to go without"
     )
-
-
-def _images(folder: pathlib.Path, strict: bool) -> list[str]:
-  """Returns the image files of a class, sorted."""
-  found = sorted(images_below(folder))
-  if strict and not found:
-    raise ValueError(
-      f"class folder {folder} has no images ({', '.join(ENDINGS)}): remove it, "
-      "or set on_error='skip' to keep a class without any"
-    )
-  return found
 
 
 def images_below(folder: str | os.PathLike) -> Iterator[str]:
   """Yields the image files in a folder and below.
 
-  Links are followed. Each folder is looked into once, as links may lead in
-  circles; one that cannot be looked into counts as empty.
+  Links are followed. Each folder is visited once, as links may lead in circles;
+  one that cannot be read counts as empty.
   """
-  waiting, seen = [os.fspath(folder)], set()
+  waiting, visited = [os.fspath(folder)], set()
   while waiting:
-    where = waiting.pop()
     with contextlib.suppress(OSError):
-      status = os.stat(where)
-      if (this := (status.st_dev, status.st_ino)) in seen:
+      path = waiting.pop()
+      status = os.stat(path)
+      if (identity := (status.st_dev, status.st_ino)) in visited:
         continue
-      seen.add(this)
-      with os.scandir(where) as entries:
+      visited.add(identity)
+      with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
           # A link to itself is an error to `entry.is_dir`.
           if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
@@ -166,20 +171,24 @@ def images_below(folder: str | os.PathLike) -> Iterator[str]:
             yield entry.path
 
 
+def _is_image(name: str) -> bool:
+  return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
 def read_file(path: str | os.PathLike) -> bytes:
   """Returns the content of an image file.
 
   Raises:
-    ImageError: When it cannot be read, or is longer than any image is.
+    ImageError: if it cannot be read, or is longer than any image is.
   """
   try:
     status = os.stat(path)
     # A pipe would be waited for, and a device may have no end.
     if not stat.S_ISREG(status.st_mode):
       raise ImageError("the file cannot be read: it is a pipe or a device")
-    if status.st_size > MAX_BYTES:
+    if status.st_size > MAX_FILE_BYTES:
       raise ImageError(
-        f"the file has {status.st_size:,} bytes, more than {MAX_BYTES:,}: "
+        f"the file has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}: "
         "it would fill the memory"
       )
     with open(path, "rb") as file:
@@ -187,7 +196,3 @@ def read_file(path: str | os.PathLike) -> bytes:
       return file.read(status.st_size)
   except OSError as error:
     raise ImageError(f"the file cannot be read: {error.strerror}") from error
-
-
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(ENDINGS) and not name.startswith(".")

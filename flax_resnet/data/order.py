@@ -1,8 +1,8 @@
-"""Which record is at which place of a run, and its random numbers.
+"""The order of records in a run, and the random numbers of each.
 
-A run is a row of places, `batch_size` of them a step. Which record is at a
-place, and which random numbers its transform draws, depends on nothing but the
-seed and the place: so not on hosts, workers and restarts.
+A run is a row of positions, `batch_size` of them a step. The record at a
+position, and the random numbers that its transform draws, depend on nothing but
+the seed and the position: so not on hosts, workers and restarts.
 """
 
 import dataclasses
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
-# Keys of the shuffles, above those of the places of a run.
-_ORDER = 2**63
+# Keys of the shuffles, above those of the positions of a run.
+_SHUFFLES = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """Which rows of each batch a host reads.
+class HostShard:
+  """The rows of each batch that a host reads.
 
   Attributes:
-    batch_size: Of the global batch.
-    first_step: How many batches of the run to leave out.
-    shard_index: Which host this is.
-    shard_count: Of how many.
+    batch_size: examples of the global batch.
+    first_step: batches of the run to leave out; default 0.
+    shard_index: index of this host; default 0.
+    shard_count: number of hosts; default 1.
   """
 
   batch_size: int
@@ -34,11 +34,17 @@ class Share:
 
   @property
   def rows(self) -> int:
-    """How many rows of a batch these are."""
+    """Rows of a batch that this host reads."""
     return self.batch_size // self.shard_count
 
-  def places(self, start: int, count: int) -> np.ndarray:
-    """Returns places in the run of `count` of this host's, of one batch."""
+  def positions(self, start: int, count: int) -> np.ndarray:
+    """Returns the positions in the run of `count` rows of one batch, int [b].
+
+    Args:
+      start: first of the rows, counted from this host's first row of its first
+        batch.
+      count: number of rows.
+    """
     step, row = divmod(start, self.rows)
     first = (self.first_step + step) * self.batch_size
     first += self.shard_index * self.rows + row
@@ -46,47 +52,47 @@ class Share:
 
 
 class Order:
-  """One shuffled epoch after the other, by place.
+  """One shuffled epoch after the other, by position.
 
   Args:
-    num_records: In the set.
-    seed: Of the shuffles.
-    batch_size: Of the global batch.
-    copies: How often a record is in a batch: repeated augmentation (Hoffer et
-      al. 2020, arXiv:1901.09335). The copies of a batch lie far apart in it.
+    num_records: number of records in the set.
+    seed: seed of the shuffles.
+    batch_size: examples of the global batch.
+    repeats: times that a record is in a batch, default 1: repeated augmentation
+      (Hoffer et al. 2020, arXiv:1901.09335). They lie far apart in the batch.
 
   Raises:
-    ValueError: When the copies do not fill a batch.
+    ValueError: if the repeats do not fill a batch.
   """
 
   def __init__(
-    self, num_records: int, seed: int, batch_size: int, copies: int = 1
+    self, num_records: int, seed: int, batch_size: int, repeats: int = 1
   ):
-    if copies < 1 or batch_size % copies:
+    if batch_size % repeats:
       raise ValueError(
-        f"repeated_augmentation is {copies}, which does not divide the batch "
+        f"repeated_augmentation is {repeats}, which does not divide the batch "
         f"size {batch_size}: use a divisor of it"
       )
     self._num_records, self._seed = num_records, seed
-    self._batch_size, self._distinct = batch_size, batch_size // copies
+    self._batch_size, self._distinct = batch_size, batch_size // repeats
 
-  def __call__(self, places: np.ndarray) -> np.ndarray:
-    """Returns the records at places of the run."""
-    step, row = np.divmod(places, self._batch_size)
+  def __call__(self, positions: np.ndarray) -> np.ndarray:
+    """Returns the indices of the records at positions of the run, int32 [b]."""
+    step, row = np.divmod(positions, self._batch_size)
     drawn = step * self._distinct + row % self._distinct
     epochs, within = np.divmod(drawn, self._num_records)
-    records = np.empty(len(places), np.int32)
+    records = np.empty(len(positions), np.int32)
     for epoch in np.unique(epochs):
-      here = epochs == epoch
+      rows = epochs == epoch
       shuffled = _shuffled(self._num_records, self._seed, int(epoch))
-      records[here] = shuffled[within[here]]
+      records[rows] = shuffled[within[rows]]
     return records
 
 
 @functools.lru_cache(maxsize=4)
 def _shuffled(num_records: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the records of an epoch: 4 bytes each, so few are kept."""
-  rng = generator(seed, _ORDER + epoch)
+  rng = generator(seed, _SHUFFLES + epoch)
   return rng.permutation(np.arange(num_records, dtype=np.int32))
 
 
@@ -101,8 +107,8 @@ class _Key(ISeedSequence):
     return np.array(self._words, dtype)
 
 
-def generator(seed: int, place: int) -> np.random.Generator:
-  """Returns the generator of a place: keyed, so that it costs no hashing."""
+def generator(seed: int, position: int) -> np.random.Generator:
+  """Returns the generator of a position: keyed, so that it costs no hashing."""
   # NumPy takes any ISeedSequence; its types know only of SeedSequence.
-  philox = np.random.Philox(_Key(seed, place))  # pyright: ignore[reportArgumentType]
+  philox = np.random.Philox(_Key(seed, position))  # pyright: ignore[reportArgumentType]
   return np.random.Generator(philox)

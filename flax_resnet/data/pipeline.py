@@ -6,149 +6,302 @@ Hosts, workers and restarts only say who reads a record, and when; `data.order`
 says which it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import logging
 import math
 import sys
+from typing import Annotated, Any
 import warnings
 
 from absl import flags
 import grain
 import numpy as np
 
-from flax_resnet.data.order import generator, Order, Share
-from flax_resnet.data.reading import Batch, blank, Reader, room
+from flax_resnet.data.crops import Transform
+from flax_resnet.data.order import generator, HostShard, Order
+from flax_resnet.data.sources import ArraySource, OnError, Source
+from flax_resnet.errors import ImageError
+from flax_resnet.schema import Range
+
+# {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}
+Batch = dict[str, np.ndarray]
+NumWorkers = Annotated[int, Range(minimum=0, maximum=256)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Workers:
-  """Who reads.
+class RecordReader:
+  """Reads records one by one and transforms their images.
+
+  Safe to use from several threads at once.
 
   Attributes:
-    threads: Threads, of each process; 0 to read when the batch is asked for.
-    processes: Processes beside this one; 0 for none. Decoding holds no lock of
-      Python's, so threads suffice until Python's own part, about a twentieth
-      of the work, fills a core.
+    source: the records.
+    transform: function of each image and its generator.
+    image_shape: [h, w, c] of what the transform returns.
+    on_error: "stop" (default) at a broken image, or "skip" it.
+    replace: whether the next sound record takes the place of one that is
+      skipped, as training needs; if not (default), its mask is False.
   """
 
-  threads: int = 4
-  processes: int = 0
+  source: Source
+  transform: Transform
+  image_shape: tuple[int, ...]
+  on_error: OnError = "stop"
+  replace: bool = False
+
+  chunk_size = 64  # Records that a worker reads together, at most.
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def read(
+    self, indices: np.ndarray, rngs: Iterable[np.random.Generator]
+  ) -> Batch:
+    """Returns a batch, and "broken", bool [b]: which images were skipped.
+
+    Args:
+      indices: indices of the records, int [b].
+      rngs: generators of the records' transforms.
+
+    Raises:
+      ImageError: at a broken image, with its name, if that is to stop; if all
+        are broken.
+    """
+    batch = _empty_batch(self.image_shape, len(indices))
+    for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
+      for key, value in self._example(int(index), rng).items():
+        batch[key][row] = value
+    return batch
+
+  def _example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns an example; a black one for a broken image that is left out."""
+    for offset in range(len(self)):
+      current = (index + offset) % len(self)
+      try:
+        record = self.source[current]
+        image = self.transform(record["image"], rng)
+      except ImageError as error:
+        problem = f"{self.source.name(current)}: {error}"
+        if self.on_error == "stop":
+          raise ImageError(
+            f"{problem}: mend or remove it, or set config.data.on_error='skip'"
+          ) from error
+        warnings.warn(f"skipped {problem}", stacklevel=2)
+        if not self.replace:
+          return {"image": 0, "label": 0, "mask": False, "broken": True}
+      else:
+        label, broken = record["label"], offset > 0
+        return {"image": image, "label": label, "mask": True, "broken": broken}
+    raise ImageError(f"all {len(self):,} images are broken")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayReader:
+  """Takes images of one size from memory as they are: no work but copying.
+
+  Attributes:
+    source: images and labels.
+    mask: whether each record counts, bool [n].
+    broken: whether each record was skipped when the source was made, bool [n].
+  """
+
+  source: ArraySource
+  mask: np.ndarray
+  broken: np.ndarray
+
+  chunk_size = 1024
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """[h, w, c]."""
+    return self.source.images.shape[1:]
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def read(
+    self, indices: np.ndarray, rngs: Iterable[np.random.Generator]
+  ) -> Batch:
+    """Returns a batch, and "broken", as `RecordReader.read` does."""
+    del rngs
+    batch = _empty_batch(self.image_shape, len(indices))
+    np.take(self.source.images, indices, axis=0, out=batch["image"])
+    batch["label"][:] = self.source.labels[indices]
+    batch["mask"][:] = self.mask[indices]
+    batch["broken"][:] = self.broken[indices]
+    return batch
+
+
+Reader = RecordReader | ArrayReader
+
+
+def _empty_batch(image_shape: tuple[int, ...], count: int) -> Batch:
+  """Returns a batch whose arrays are not initialized."""
+  return {
+    "image": _aligned((count, *image_shape), np.dtype(np.uint8)),
+    "label": _aligned((count,), np.dtype(np.int32)),
+    "mask": _aligned((count,), np.dtype(bool)),
+    "broken": _aligned((count,), np.dtype(bool)),
+  }
+
+
+def _padding(image_shape: tuple[int, ...], count: int) -> Batch:
+  """Returns a batch of black images whose mask is False."""
+  batch = _empty_batch(image_shape, count)
+  for array in batch.values():
+    array.fill(0)
+  return batch
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Returns an array, not initialized, that begins at a multiple of 64 bytes.
+
+  JAX takes such an array to a CPU device without a copy: the two share their
+  memory from then on, so each batch needs fresh arrays.
+  """
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.empty(size + 64, np.uint8)
+  start = -memory.ctypes.data % 64
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """Threads and processes that read ahead.
+
+  Attributes:
+    num_threads: threads of each process, 0 to 256; 0 to read when a batch is
+      asked for; default 4.
+    num_workers: processes beside this one, 0 to 256; default 0. Decoding holds
+      no lock of Python's, so threads suffice until Python's own part, about a
+      twentieth of the work, fills a core.
+  """
+
+  num_threads: NumWorkers = 4
+  num_workers: NumWorkers = 0
 
 
 def train_batches(
   reader: Reader,
-  share: Share,
+  shard: HostShard,
   *,
   seed: int,
-  copies: int = 1,
-  workers: Workers = Workers(),
+  repeats: int = 1,
+  options: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
-  """Yields this host's part of the batch of each step, without end.
+  """Yields this host's rows of the batch of each step, without end.
 
   Each record is there once an epoch; batches run across the border of epochs.
 
   Args:
-    reader: Where records come from.
-    share: Which part of which batches.
-    seed: Of the order, and of the transform's random numbers.
-    copies: See `Order`.
-    workers: Who reads.
+    reader: reader of the records.
+    shard: rows that this host reads, and the first step.
+    seed: seed of the order and of the transforms' random numbers.
+    repeats: times that a record is in a batch, as for `Order`; default 1.
+    options: threads and processes that read ahead.
 
   Yields:
-    A batch, with "broken", see `reading.Reader`.
+    A batch, with "broken" as `RecordReader.read` has it.
   """
-  order = Order(len(reader), seed, share.batch_size, copies)
+  order = Order(len(reader), seed, shard.batch_size, repeats)
 
   def read(start: int, count: int) -> Batch:
-    places = share.places(start, count)
-    return reader.read(
-      order(places), (generator(seed, place) for place in places)
-    )
+    positions = shard.positions(start, count)
+    rngs = (generator(seed, position) for position in positions.tolist())
+    return reader.read(order(positions), rngs)
 
-  size = _divisor(share.rows, reader.at_a_time)
-  return _batches(read, sys.maxsize // share.rows, share.rows, size, workers)
+  num_batches = sys.maxsize // shard.rows
+  return _batches(read, num_batches, shard.rows, reader.chunk_size, options)
 
 
 def train_indices(
-  num_records: int, share: Share, *, seed: int, copies: int = 1
+  num_records: int, shard: HostShard, *, seed: int, repeats: int = 1
 ) -> Iterator[np.ndarray]:
-  """Yields which records `train_batches` has in each batch, int32 [b]."""
-  order = Order(num_records, seed, share.batch_size, copies)
+  """Yields the indices of the records of `train_batches`, int32 [b] a batch."""
+  order = Order(num_records, seed, shard.batch_size, repeats)
   start = 0
   while True:
-    yield order(share.places(start, share.rows))
-    start += share.rows
+    yield order(shard.positions(start, shard.rows))
+    start += shard.rows
 
 
 def eval_batches(
-  reader: Reader, share: Share, *, workers: Workers = Workers()
+  reader: Reader, shard: HostShard, *, options: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
-  """Yields this host's part of batches that hold every record once, in order.
+  """Yields this host's rows of batches that hold every record once, in order.
 
-  The last batch is filled up with blank images whose `mask` is False.
+  The last batch is filled up with black images whose `mask` is False.
 
   Args:
-    reader: Where records come from.
-    share: Which part of which batches.
-    workers: Who reads.
+    reader: reader of the records.
+    shard: rows that this host reads.
+    options: threads and processes that read ahead.
 
   Yields:
-    A batch, with "broken", see `reading.Reader`.
+    A batch, with "broken" as `RecordReader.read` has it.
   """
   rng = np.random.default_rng(0)  # Evaluation draws nothing from it.
 
   def read(start: int, count: int) -> Batch:
-    places = share.places(start, count)
-    real = places[places < len(reader)]
-    rest = blank(reader.image_shape, count - len(real))
-    if not len(real):
-      return rest
-    return _joined([reader.read(real, [rng] * len(real)), rest])
+    positions = shard.positions(start, count)
+    indices = positions[positions < len(reader)]
+    padding = _padding(reader.image_shape, count - len(indices))
+    if not len(indices):
+      return padding
+    return _join([reader.read(indices, [rng] * len(indices)), padding])
 
-  num_batches = math.ceil(len(reader) / share.batch_size)
-  size = _divisor(share.rows, reader.at_a_time)
-  return _batches(read, num_batches, share.rows, size, workers)
+  num_batches = math.ceil(len(reader) / shard.batch_size)
+  return _batches(read, num_batches, shard.rows, reader.chunk_size, options)
 
 
 def _batches(
   read: Callable[[int, int], Batch],
   num_batches: int,
   rows: int,
-  size: int,
-  workers: Workers,
+  chunk_size: int,
+  options: ReadOptions,
 ) -> Iterator[Batch]:
-  """Has chunks of `size` rows read ahead: a batch, and one for each worker.
+  """Yields batches that are read in chunks: a batch ahead, and one a worker.
 
   So memory depends on the size of a batch and not on the number of workers,
   and a batch is complete when the one before it is taken.
+
+  Args:
+    read: function of (start, count) that returns these rows.
+    num_batches: number of batches.
+    rows: rows of a batch.
+    chunk_size: largest size of a chunk; the largest divisor of `rows` up to it
+      is taken.
+    options: threads and processes that read ahead.
   """
-  options = grain.ReadOptions(
-    num_threads=workers.threads,
-    prefetch_buffer_size=(rows // size + workers.threads)
-    if workers.threads
-    else 0,
-  )
+  size = max(n for n in range(1, min(chunk_size, rows) + 1) if rows % n == 0)
+  per_batch, num_threads = rows // size, options.num_threads
   chunks = (
-    grain.MapDataset.range(num_batches * (rows // size))
+    grain.MapDataset.range(num_batches * per_batch)
     .map(lambda number: read(number * size, size))
-    .to_iter_dataset(options)
+    .to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=num_threads,
+        prefetch_buffer_size=(per_batch + num_threads) if num_threads else 0,
+      )
+    )
   )
-  if workers.processes:
+  if options.num_workers:
     if not flags.FLAGS.is_parsed():  # Grain asks them; absl.app is not used.
       flags.FLAGS.mark_as_parsed()
     chunks = chunks.mp_prefetch(
       grain.MultiprocessingOptions(
-        num_workers=workers.processes,
-        per_worker_buffer_size=math.ceil(rows / size / workers.processes) + 1,
+        num_workers=options.num_workers,
+        per_worker_buffer_size=math.ceil(per_batch / options.num_workers) + 1,
       ),
-      worker_init_fn=_tell_alike(),
+      worker_init_fn=_warn_as_here(),
     )
-  return iter(chunks.batch(rows // size, batch_fn=_joined))
+  return iter(chunks.batch(per_batch, batch_fn=_join))
 
 
-def _tell_alike() -> Callable[[int, int], None]:
-  """Returns what makes a reading process tell what this one would."""
+def _warn_as_here() -> Callable[[int, int], None]:
+  """Returns what makes a worker process warn as this one does."""
   filters, form = list(warnings.filters), warnings.formatwarning
   level = logging.getLogger("PIL").level
 
@@ -162,17 +315,11 @@ def _tell_alike() -> Callable[[int, int], None]:
   return init
 
 
-def _divisor(rows: int, limit: int) -> int:
-  """Returns the largest divisor of `rows` that is at most `limit`."""
-  return max(n for n in range(1, min(limit, rows) + 1) if rows % n == 0)
-
-
-def _joined(chunks: Sequence[Batch]) -> Batch:
+def _join(chunks: Sequence[Batch]) -> Batch:
   if len(chunks) == 1:
     return chunks[0]
-  batch = room(
-    chunks[0]["image"].shape[1:], sum(len(c["label"]) for c in chunks)
-  )
+  count = sum(len(chunk["label"]) for chunk in chunks)
+  batch = _empty_batch(chunks[0]["image"].shape[1:], count)
   for key, array in batch.items():
     np.concatenate([chunk[key] for chunk in chunks], out=array)
   return batch

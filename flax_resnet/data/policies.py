@@ -1,44 +1,142 @@
 """RandAugment and its kin: random operations on an image on the host.
 
-They come after the crop, on uint8 pixels.
+They come after the crop, on uint8 pixels. Each operation is done with Pillow
+and gives the pixels of torchvision's function on a Pillow image.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import math
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
-from flax_resnet.data import distortions
-from flax_resnet.data.distortions import Distortion, Picture, Sampling
-
-# Pixels uint8 [h, w, c], and the generator of their place in the run, to such.
+# From uint8 [h, w, c], and the generator of its position in the run, to such.
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 PolicyName = Literal["randaugment", "randaugment_increasing", "trivialaugment"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "random"]
 
 
-class Choice(NamedTuple):
-  """A distortion, and how much of it a level is.
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How an image is sampled where it is moved.
 
   Attributes:
-    distortion: What is done.
-    amount: From the level, 0 to 1, and the picture's (width, height).
-    signed: Whether it goes either way, with equal chance.
+    method: interpolation between pixels.
+    fill: color outside of the image, 0 to 255: a number for each channel.
   """
 
-  distortion: Distortion
+  method: Image.Resampling
+  fill: tuple[int, ...]
+
+  def color(self, image: Image.Image) -> int | tuple[int, ...]:
+    """Returns `fill` as Pillow takes it for an image."""
+    return self.fill[0] if image.mode == "L" else self.fill
+
+
+# From an image, an amount in a unit of the operation's own, and the sampling.
+Operation = Callable[[Image.Image, float, Sampling], Image.Image]
+
+
+def _affine(inverse: Callable[[float], Sequence[float]]) -> Operation:
+  """Returns a move: pixel (x, y) comes from (ax + by + c, dx + ey + f).
+
+  Args:
+    inverse: function of the amount that returns (a, b, c, d, e, f).
+  """
+
+  def move(image, amount, sampling):
+    return image.transform(
+      image.size,
+      Image.Transform.AFFINE,
+      inverse(amount),
+      sampling.method,
+      fillcolor=sampling.color(image),
+    )
+
+  return move
+
+
+def _enhance(enhancer: Callable) -> Operation:
+  """Returns what multiplies the distance from another image by 1 + change.
+
+  Args:
+    enhancer: one of Pillow's, which says what the other image is.
+  """
+  return lambda image, change, _: enhancer(image).enhance(1 + change)
+
+
+def _by_value(change: Callable[[int, float], int]) -> Operation:
+  """Returns what replaces each value of 0 to 255, whatever its channel."""
+
+  def replace(image, amount, _):
+    table = [change(value, amount) for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+  return replace
+
+
+def _plain(function: Callable[[Image.Image], Image.Image]) -> Operation:
+  """Returns an operation that has no amount."""
+  return lambda image, *_: function(image)
+
+
+def rotate(
+  image: Image.Image, degrees: float, sampling: Sampling
+) -> Image.Image:
+  """Rotates about the center, counterclockwise."""
+  return image.rotate(degrees, sampling.method, fillcolor=sampling.color(image))
+
+
+# The amount is the slope: rows go to the left, and columns up, by so many times
+# their distance from the first.
+shear_x = _affine(lambda slope: (1, slope, 0, 0, 1, 0))
+shear_y = _affine(lambda slope: (1, 0, 0, slope, 1, 0))
+# In pixels, to the right and down.
+translate_x = _affine(lambda pixels: (1, 0, -pixels, 0, 1, 0))
+translate_y = _affine(lambda pixels: (1, 0, 0, 0, 1, -pixels))
+# The other image is black, gray, of the mean gray, and smoothed.
+brightness = _enhance(ImageEnhance.Brightness)
+color = _enhance(ImageEnhance.Color)
+contrast = _enhance(ImageEnhance.Contrast)
+sharpness = _enhance(ImageEnhance.Sharpness)
+# Bits that are kept; none gives black. Not ImageOps.posterize: newer Pillows
+# refuse 0 bits, which timm's policies reach at their highest magnitude.
+posterize = _by_value(lambda value, bits: value & (256 - 2 ** (8 - int(bits))))
+# A threshold, from which on values are inverted.
+solarize = _by_value(
+  lambda value, limit: value if value < limit else 255 - value
+)
+# An addition to the darker half of the values.
+solarize_add = _by_value(
+  lambda value, more: min(255, value + int(more)) if value < 128 else value
+)
+identity = _plain(lambda image: image)
+autocontrast = _plain(ImageOps.autocontrast)
+equalize = _plain(ImageOps.equalize)
+invert = _plain(ImageOps.invert)
+
+
+class Choice(NamedTuple):
+  """An operation that a policy may draw.
+
+  Attributes:
+    operation: function of the image.
+    amount: function of the level, 0 to 1, and the image's (width, height) that
+      returns the amount.
+    signed: whether the amount gets a minus with equal chance.
+  """
+
+  operation: Operation
   amount: Callable[[float, tuple[int, int]], float] = lambda level, size: 0.0
   signed: bool = False
 
 
-def _linear(distortion: Distortion, most: float) -> Choice:
-  return Choice(distortion, lambda level, size: level * most, True)
+def _linear(operation: Operation, most: float) -> Choice:
+  return Choice(operation, lambda level, size: level * most, True)
 
 
-def _as_in_torchvision(
+def _choices_of_torchvision(
   *,
   shear: float,
   degrees: float,
@@ -46,37 +144,33 @@ def _as_in_torchvision(
   bits: int,
   shift: Callable[[float, int], float],
 ) -> tuple[Choice, ...]:
-  """The 14 choices of both papers; they differ in how far they go."""
+  """Returns the 14 choices of both papers; they differ in how far they go."""
   return (
-    Choice(distortions.identity),
-    _linear(distortions.shear_x, shear),
-    _linear(distortions.shear_y, shear),
-    Choice(
-      distortions.translate_x, lambda x, size: int(shift(x, size[0])), True
-    ),
-    Choice(
-      distortions.translate_y, lambda x, size: int(shift(x, size[1])), True
-    ),
-    _linear(distortions.rotate, degrees),
-    _linear(distortions.brightness, change),
-    _linear(distortions.color, change),
-    _linear(distortions.contrast, change),
-    _linear(distortions.sharpness, change),
-    Choice(distortions.posterize, lambda x, size: 8 - round(x * bits)),
-    Choice(distortions.solarize, lambda x, size: 255 - x * 255),
-    Choice(distortions.autocontrast),
-    Choice(distortions.equalize),
+    Choice(identity),
+    _linear(shear_x, shear),
+    _linear(shear_y, shear),
+    Choice(translate_x, lambda x, size: int(shift(x, size[0])), True),
+    Choice(translate_y, lambda x, size: int(shift(x, size[1])), True),
+    _linear(rotate, degrees),
+    _linear(brightness, change),
+    _linear(color, change),
+    _linear(contrast, change),
+    _linear(sharpness, change),
+    Choice(posterize, lambda x, size: 8 - round(x * bits)),
+    Choice(solarize, lambda x, size: 255 - x * 255),
+    Choice(autocontrast),
+    Choice(equalize),
   )
 
 
-RANDAUGMENT = _as_in_torchvision(
+RANDAUGMENT = _choices_of_torchvision(
   shear=0.3,
   degrees=30.0,
   change=0.9,
   bits=4,
   shift=lambda level, side: level * side * 150 / 331,
 )
-TRIVIALAUGMENT = _as_in_torchvision(
+TRIVIALAUGMENT = _choices_of_torchvision(
   shear=0.99,
   degrees=135.0,
   change=0.99,
@@ -85,35 +179,62 @@ TRIVIALAUGMENT = _as_in_torchvision(
 )
 # "inc1" of timm: all get stronger with the level.
 INCREASING = (
-  Choice(distortions.autocontrast),
-  Choice(distortions.equalize),
-  Choice(distortions.invert),
-  _linear(distortions.rotate, 30.0),
-  Choice(distortions.posterize, lambda x, size: 4 - int(x * 4)),
-  Choice(distortions.solarize, lambda x, size: 256 - int(x * 256)),
-  Choice(distortions.solarize_add, lambda x, size: int(x * 110)),
-  _linear(distortions.color, 0.9),
-  _linear(distortions.contrast, 0.9),
-  _linear(distortions.brightness, 0.9),
-  _linear(distortions.sharpness, 0.9),
-  _linear(distortions.shear_x, 0.3),
-  _linear(distortions.shear_y, 0.3),
-  Choice(distortions.translate_x, lambda x, size: x * 0.45 * size[0], True),
-  Choice(distortions.translate_y, lambda x, size: x * 0.45 * size[1], True),
+  Choice(autocontrast),
+  Choice(equalize),
+  Choice(invert),
+  _linear(rotate, 30.0),
+  Choice(posterize, lambda x, size: 4 - int(x * 4)),
+  Choice(solarize, lambda x, size: 256 - int(x * 256)),
+  Choice(solarize_add, lambda x, size: int(x * 110)),
+  _linear(color, 0.9),
+  _linear(contrast, 0.9),
+  _linear(brightness, 0.9),
+  _linear(sharpness, 0.9),
+  _linear(shear_x, 0.3),
+  _linear(shear_y, 0.3),
+  Choice(translate_x, lambda x, size: x * 0.45 * size[0], True),
+  Choice(translate_y, lambda x, size: x * 0.45 * size[1], True),
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class RandomDistortions:
-  """A policy: some choices one after the other, drawn with replacement.
+class Preset(NamedTuple):
+  """A policy as its authors run it.
 
   Attributes:
-    choices: What there is to draw from, with equal chance.
-    level: Draws how much, 0 to 1.
-    num_ops: How many are drawn for an image.
-    probability: Of doing what was drawn.
-    methods: Of interpolation; one is drawn each time.
-    fill: The colour outside of the image, a number for each channel.
+    choices: operations to draw from, with equal chance.
+    highest: magnitude of level 1; magnitudes count from 0.
+    num_ops: operations on an image.
+    probability: probability that what was drawn is done.
+    interpolation: interpolation where an image is moved.
+    fill: color outside of the image, in all channels.
+  """
+
+  choices: tuple[Choice, ...]
+  highest: int
+  num_ops: int
+  probability: float
+  interpolation: Interpolation
+  fill: int
+
+
+PRESETS: dict[PolicyName, Preset] = {
+  "randaugment": Preset(RANDAUGMENT, 30, 2, 1.0, "nearest", 0),
+  "randaugment_increasing": Preset(INCREASING, 10, 2, 0.5, "random", 128),
+  "trivialaugment": Preset(TRIVIALAUGMENT, 30, 1, 1.0, "nearest", 0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomOperations:
+  """A policy: some operations one after the other, drawn with replacement.
+
+  Attributes:
+    choices: operations to draw from, with equal chance.
+    level: function that draws the level, 0 to 1.
+    num_ops: operations that are drawn for an image.
+    probability: probability that what was drawn is done.
+    methods: interpolations, of which one is drawn each time.
+    fill: color outside of the image, 0 to 255: a number for each channel.
   """
 
   choices: Sequence[Choice]
@@ -126,41 +247,23 @@ class RandomDistortions:
   def __call__(
     self, pixels: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
-    """Returns uint8 [h, w, c] of the same."""
-    grey = pixels.shape[-1] == 1
-    picture = Image.fromarray(pixels.squeeze(-1) if grey else pixels)
+    """Returns uint8 [h, w, c] of the same shape."""
+    gray = pixels.shape[-1] == 1
+    image = Image.fromarray(pixels.squeeze(-1) if gray else pixels)
     for _ in range(self.num_ops):
       choice = self.choices[int(rng.integers(len(self.choices)))]
       if rng.random() < self.probability:
-        picture = self._distort(picture, choice, rng)
-    return np.asarray(picture).reshape(pixels.shape)
+        image = self._apply(choice, image, rng)
+    return np.asarray(image).reshape(pixels.shape)
 
-  def _distort(
-    self, picture: Picture, choice: Choice, rng: np.random.Generator
-  ) -> Picture:
-    amount = choice.amount(self.level(rng), picture.size)
+  def _apply(
+    self, choice: Choice, image: Image.Image, rng: np.random.Generator
+  ) -> Image.Image:
+    amount = choice.amount(self.level(rng), image.size)
     if choice.signed and rng.random() < 0.5:
       amount = -amount
     method = self.methods[int(rng.integers(len(self.methods)))]
-    return choice.distortion(picture, amount, Sampling(method, self.fill))
-
-
-class _Published(NamedTuple):
-  """A policy as its authors run it; magnitudes count from 0 to `highest`."""
-
-  choices: tuple[Choice, ...]
-  highest: int
-  num_ops: int
-  probability: float
-  interpolation: Interpolation
-  fill: int
-
-
-_PUBLISHED = {
-  "randaugment": _Published(RANDAUGMENT, 30, 2, 1.0, "nearest", 0),
-  "randaugment_increasing": _Published(INCREASING, 10, 2, 0.5, "random", 128),
-  "trivialaugment": _Published(TRIVIALAUGMENT, 30, 1, 1.0, "nearest", 0),
-}
+    return choice.operation(image, amount, Sampling(method, self.fill))
 
 
 def make_policy(
@@ -175,57 +278,58 @@ def make_policy(
 ) -> Policy | None:
   """Returns what is done to each training image after the crop; None for None.
 
-  "randaugment" is Cubuk et al. 2019 (https://arxiv.org/abs/1909.13719) as
-  torchvision has it; "trivialaugment" is Müller & Hutter 2021
-  (https://arxiv.org/abs/2103.10158), the wide one, likewise.
-  "randaugment_increasing" is timm's, with which Wightman et al. 2021
-  (https://arxiv.org/abs/2110.00476) train: each operation gets stronger with
-  the magnitude, and is left out half of the time. Their "rand-m7-mstd0.5-inc1"
-  is `magnitude=7, magnitude_std=0.5`.
+  "randaugment" is Cubuk et al. 2019 (https://arxiv.org/abs/1909.13719), and
+  "trivialaugment" is Müller & Hutter 2021 (https://arxiv.org/abs/2103.10158),
+  the wide one, both as torchvision has them. "randaugment_increasing" is
+  timm's, with which Wightman et al. 2021 (https://arxiv.org/abs/2110.00476)
+  train: each operation gets stronger with the magnitude, and is left out half
+  of the time. Their "rand-m7-mstd0.5-inc1" is `magnitude=7, magnitude_std=0.5`.
 
   Args:
-    name: Of the policy.
-    channels: Of the images: 1 for grey, 3 for RGB.
-    magnitude: How strong: 0 to 30 for "randaugment", 0 to 10 for
-      "randaugment_increasing", 9 when None. "trivialaugment" draws its own.
-    magnitude_std: Of normal noise on the magnitude, kept within its range.
-    num_ops: Operations on an image; None for 2, for 1 with "trivialaugment".
-    interpolation: Where an image is moved; "random" is bilinear or bicubic.
-      None for "nearest", and for "random" with "randaugment_increasing".
-    fill: The colour of what comes from outside of the image, of uint8: a
-      number for each channel. None for black, and for 128 with
+    name: name of the policy.
+    channels: channels of the images, 1 for gray or 3 for RGB.
+    magnitude: strength: 0 to 30 for "randaugment", 0 to 10 for
+      "randaugment_increasing", 9 if None (default). "trivialaugment" draws its
+      own.
+    magnitude_std: standard deviation of normal noise on the magnitude, which
+      stays in its range; default 0.
+    num_ops: operations on an image; None (default) for 2, for 1 with
+      "trivialaugment".
+    interpolation: interpolation where an image is moved; "random" is bilinear
+      or bicubic. None (default) for "nearest", and for "random" with
+      "randaugment_increasing".
+    fill: color of what comes from outside of the image, 0 to 255: a number for
+      each channel. None (default) for black, and for 128 with
       "randaugment_increasing".
 
   Raises:
-    ValueError: For a number out of its range.
+    ValueError: for a magnitude or fill that the policy cannot have.
   """
   if name is None:
     return None
-  published = _PUBLISHED[name]
-  if fill is None:
-    fill = (published.fill,) * channels
+  preset = PRESETS[name]
+  fill = (preset.fill,) * channels if fill is None else tuple(fill)
   if len(fill) != channels or not all(0 <= value <= 255 for value in fill):
     raise ValueError(
-      f"fill is {tuple(fill)}: use {channels} of 0 to 255, one a channel"
+      f"fill is {fill}: use {channels} of 0 to 255, one a channel"
     )
-  if num_ops is None:
-    num_ops = published.num_ops
-  if not 1 <= num_ops <= 100:
-    raise ValueError(f"num_ops is {num_ops}: use 1 to 100")
-  return RandomDistortions(
-    choices=published.choices,
+  methods = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]
+  if (interpolation := interpolation or preset.interpolation) != "random":
+    methods = [Image.Resampling[interpolation.upper()]]
+  return RandomOperations(
+    choices=preset.choices,
     level=_level(name, magnitude, magnitude_std),
-    num_ops=num_ops,
-    probability=published.probability,
-    methods=_methods(interpolation or published.interpolation),
-    fill=tuple(fill),
+    num_ops=preset.num_ops if num_ops is None else num_ops,
+    probability=preset.probability,
+    methods=methods,
+    fill=fill,
   )
 
 
 def _level(
   name: PolicyName, magnitude: float | None, std: float
 ) -> Callable[[np.random.Generator], float]:
-  highest = _PUBLISHED[name].highest
+  highest = PRESETS[name].highest
   if name == "trivialaugment":
     if magnitude is not None or std:
       raise ValueError(
@@ -235,12 +339,4 @@ def _level(
   mean = 9 if magnitude is None else magnitude
   if not 0 <= mean <= highest:
     raise ValueError(f"magnitude is {mean}: use 0 to {highest}")
-  if not 0 <= std < math.inf:
-    raise ValueError(f"magnitude_std is {std}: use 0 or more")
   return lambda rng: min(max(rng.normal(mean, std), 0), highest) / highest
-
-
-def _methods(interpolation: Interpolation) -> Sequence[Image.Resampling]:
-  if interpolation == "random":
-    return (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-  return (Image.Resampling[interpolation.upper()],)

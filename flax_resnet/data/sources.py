@@ -1,13 +1,34 @@
-"""Records by index: step 1 of the way of a batch."""
+"""Records by index: step 1 of the way of a batch.
+
+A source of one's own is any class with the four members of `Source`. A folder
+of images is in `data.folder`, a TFDS set in `data.tfds`.
+"""
 
 from collections.abc import Sequence
 import operator
-from typing import Protocol, runtime_checkable, SupportsIndex, TypedDict
+import os
+from typing import (
+  Literal,
+  Protocol,
+  runtime_checkable,
+  SupportsIndex,
+  TypedDict,
+)
 
+from etils import epy
 import numpy as np
 
 from flax_resnet.data.decoding import decode
-from flax_resnet.data.jpeg import ImageError
+from flax_resnet.errors import ImageError
+
+with epy.lazy_imports():  # Slow to import, and not every source needs it.
+  import tensorflow_datasets as tfds
+
+# What to do about an image that cannot be read: stop with its name, or skip it.
+OnError = Literal["stop", "skip"]
+
+SYNTHETIC_SIZES = {"train": 1024, "test": 256}
+MAX_SYNTHETIC_CLASSES = 1_000_000  # Each has a name.
 
 
 class Record(TypedDict):
@@ -19,11 +40,11 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-  """Examples by index; safe to read from several threads at once.
+  """Records by index; safe to read from several threads at once.
 
   Attributes:
-    channels: 1 for grey, 3 for RGB; what the images are decoded to.
-    class_names: By label.
+    channels: channels that images are decoded to, 1 for gray or 3 for RGB.
+    class_names: names of the classes, by label.
   """
 
   @property
@@ -43,9 +64,9 @@ class SyntheticSource:
   """Noise around one random picture a class; for benchmarks and tests.
 
   Args:
-    num_examples: How many records.
-    image_size: Height and width.
-    num_classes: Labels run from 0 to `num_classes - 1`.
+    num_examples: number of records.
+    image_size: height and width in pixels.
+    num_classes: number of classes; labels take turns.
   """
 
   channels = 3
@@ -69,12 +90,33 @@ class SyntheticSource:
     return {"image": picture + noise, "label": label}
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns what a record is called in messages."""
+    """Returns the name of a record in messages."""
     return f"synthetic image {operator.index(index)}"
 
 
-class InMemory:
-  """Another source, decoded once; what is broken is left to fail when used."""
+def open_synthetic(
+  split: str, image_size: int, num_classes: int
+) -> SyntheticSource:
+  """Returns one of the splits of `SYNTHETIC_SIZES`.
+
+  Raises:
+    ValueError: if there is no such split, or no such number of classes.
+  """
+  if split not in SYNTHETIC_SIZES:
+    raise ValueError(
+      f"data set 'synthetic' has no split {split!r}: use one of "
+      f"{', '.join(SYNTHETIC_SIZES)}"
+    )
+  if not 1 <= num_classes <= MAX_SYNTHETIC_CLASSES:
+    raise ValueError(
+      f"data set 'synthetic' cannot have {num_classes} classes: use 1 to "
+      f"{MAX_SYNTHETIC_CLASSES:,}"
+    )
+  return SyntheticSource(SYNTHETIC_SIZES[split], image_size, num_classes)
+
+
+class DecodedSource:
+  """Another source, decoded once; broken images fail when they are used."""
 
   def __init__(self, source: Source):
     self.channels = source.channels
@@ -85,9 +127,7 @@ class InMemory:
   def _decoded(self, index: int) -> Record | None:
     try:
       record = self._source[index]
-      return Record(
-        image=decode(record["image"], self.channels), label=record["label"]
-      )
+      return {**record, "image": decode(record["image"], self.channels)}
     except ImageError:
       return None
 
@@ -98,5 +138,169 @@ class InMemory:
     return self._records[index] or self._source[index]
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns what a record is called in messages."""
+    """Returns the name of a record in messages."""
     return self._source.name(index)
+
+
+class ArraySource:
+  """Images and labels in memory.
+
+  Args:
+    images: uint8 [n, h, w, c], or [n, h, w] of gray images.
+    labels: int [n].
+    class_names: names of the classes, by label.
+    title: name of the whole in messages.
+
+  Raises:
+    ValueError: if these do not fit together.
+  """
+
+  def __init__(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "the arrays",
+  ):
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.shape[3:] not in ((1,), (3,)):
+      raise ValueError(
+        f"{title} has images of {images.dtype} {list(images.shape)}: use uint8 "
+        "[n, h, w, c] with 1 or 3 channels"
+      )
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+      raise ValueError(
+        f"{title} has {len(images)} images and labels of {labels.dtype} "
+        f"{list(labels.shape)}: use an integer for each image"
+      )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+      raise ValueError(
+        f"{title} has labels {labels.min()} to {labels.max()} and "
+        f"{len(class_names)} classes: count from 0"
+      )
+    self.images, self.labels = images, labels.astype(np.int32)
+    self.channels = images.shape[-1]
+    self.class_names = list(class_names)
+    self._title = title
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: SupportsIndex) -> Record:
+    index = operator.index(index)
+    return {"image": self.images[index], "label": int(self.labels[index])}
+
+  def name(self, index: SupportsIndex) -> str:
+    """Returns the name of a record in messages."""
+    return f"image {operator.index(index)} of {self._title}"
+
+
+def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
+  """Returns a split of the arrays in a NumPy file.
+
+  Args:
+    path: a .npz file that holds, for each split, SPLIT_images, uint8
+      [n, h, w, c], and SPLIT_labels, int [n]; and perhaps class_names, strings
+      by label.
+    split: a split in the notation of TFDS.
+
+  Raises:
+    ValueError: if there is no such split, or it holds something else.
+    FileNotFoundError: if there is no such file.
+  """
+  try:
+    # Opened here, as NumPy leaves a file open that it cannot read.
+    with (
+      open(os.path.expanduser(path), "rb") as opened,
+      np.load(opened, allow_pickle=False) as file,
+    ):
+      arrays = dict(file)
+    for name, array in arrays.items():
+      if not isinstance(array, np.ndarray):  # NumPy gives bytes as they are.
+        raise ValueError(f"{name} is no array")
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"root is {path}, which is not there: give the path of a .npz file"
+    ) from error
+  except Exception as error:  # NumPy and zip raise whatever they meet.
+    raise ValueError(
+      f"{path} is not a NumPy file of plain arrays: {error}"
+    ) from error
+  sizes = {
+    name.removesuffix("_images"): len(images)
+    for name, images in arrays.items()
+    if name.endswith("_images") and images.ndim
+  }
+  base, indices = parse_split(split, sizes)
+  if (labels := arrays.get(f"{base}_labels")) is None:
+    raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
+  names = arrays.get("class_names")
+  if names is None:
+    # Of all splits: one may lack the last classes.
+    known = [a for name, a in arrays.items() if name.endswith("_labels")]
+    names = range(int(max(np.max(a, initial=0) for a in known)) + 1)
+  whole = ArraySource(
+    arrays[f"{base}_images"],
+    labels,
+    [str(name) for name in names],
+    title=f"{base} in {path}",
+  )
+  return ArraySource(
+    whole.images[indices], whole.labels[indices], whole.class_names
+  )
+
+
+def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
+  """Returns the name of a split and the indices of its records.
+
+  Args:
+    split: a split in the notation of https://www.tensorflow.org/datasets/splits:
+      "train", "train[:80%]+train[90%:]".
+    sizes: number of records of each split that there is.
+
+  Raises:
+    ValueError: if there is no such part, or nothing in it.
+  """
+  problem = (
+    f"there is no split {split!r}: use one of {', '.join(sizes)}, or a part of "
+    "one that is not empty, such as 'train[:90%]'"
+  )
+  infos = tfds.core.SplitDict(
+    [
+      tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+      for name, size in sizes.items()
+    ]
+  )
+  try:
+    pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+  except (ValueError, AssertionError, NotImplementedError) as error:
+    raise ValueError(problem) from error
+  names = {piece.splitname for piece in pieces}
+  indices = [
+    index
+    for piece in pieces
+    for index in range(sizes[piece.splitname])[piece.from_ : piece.to]
+  ]
+  if len(names) > 1 or not indices:
+    raise ValueError(problem)
+  return names.pop(), np.asarray(indices)
+
+
+def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:
+  """Returns an order of records in which every stretch has all classes alike.
+
+  Each class is shuffled, and its records are spread evenly over the whole: so
+  the first 80 % hold 80 % of each class, to one record.
+
+  Args:
+    labels: labels of the records.
+    seed: seed of the shuffles.
+  """
+  classes = np.asarray(labels)
+  rng = np.random.default_rng(seed)
+  ranks = np.empty(len(classes))
+  for label in np.unique(classes):
+    (members,) = np.nonzero(classes == label)
+    spread = (np.arange(len(members)) + 0.5) / len(members)
+    ranks[rng.permutation(members)] = spread
+  return np.argsort(ranks, kind="stable")

@@ -1,6 +1,6 @@
 """What a trained network gets wrong."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from typing import Any
 
@@ -13,11 +13,11 @@ class Mistake:
   """An example that was put into another class.
 
   Attributes:
-    index: Of the record in the evaluated split.
-    label: Its class.
-    predicted: The class that the network gave it.
-    probability: How sure it was.
-    image: uint8 [h, w, c], as the network saw it.
+    index: index of the record in the evaluation split.
+    label: class of the example.
+    predicted: class that the network gave it.
+    probability: probability that the network gave that class, in [0, 1].
+    image: uint8 [h, w, c], the pixels that went into the network.
   """
 
   index: int
@@ -32,8 +32,8 @@ class Mistakes:
   """The errors of a network on a data set.
 
   Attributes:
-    confusion: int [n, n]: examples of class i (row) that were put into class j.
-    most_confident: Mistakes, the surest first.
+    confusion: int [n, n], examples of class i (row) that were put into class j.
+    most_confident: mistakes, the most probable first.
   """
 
   confusion: np.ndarray
@@ -41,7 +41,7 @@ class Mistakes:
 
   @property
   def accuracy_by_class(self) -> np.ndarray:
-    """Share of each class that was recognised; NaN of one without examples."""
+    """Float [n]: share of each class that was recognized; NaN without any."""
     counts = self.confusion.sum(1)
     right = np.diag(self.confusion)
     return np.divide(
@@ -50,40 +50,40 @@ class Mistakes:
 
 
 def find_mistakes(
-  probabilities_of: Any,
+  predict: Callable[[np.ndarray], Any],
   batches: Iterable[Mapping[str, np.ndarray]],
   num_classes: int,
   keep: int = 20,
 ) -> Mistakes:
-  """Looks at every example once.
+  """Returns what a network gets wrong on a split.
 
   Args:
-    probabilities_of: From uint8 images [b, h, w, c] to probabilities [b, n].
-    batches: See `pipeline.eval_batches`.
-    num_classes: Of the network.
-    keep: How many mistakes to keep.
+    predict: function from uint8 images [b, h, w, c] to probabilities [b, n].
+    batches: batches that hold every record once, see `data.Split.eval_batches`.
+    num_classes: number of classes, n.
+    keep: number of mistakes that are kept; default 20.
   """
   confusion = np.zeros((num_classes, num_classes), np.int64)
-  found: list[Mistake] = []
-  first = 0
+  mistakes: list[Mistake] = []
+  first_index = 0
   for batch in batches:
-    probabilities = np.asarray(jax.device_get(probabilities_of(batch["image"])))
+    labels, mask = batch["label"], batch["mask"]
+    probabilities = np.asarray(jax.device_get(predict(batch["image"])))
     predicted = probabilities.argmax(-1)
-    real = batch["mask"]
-    np.add.at(confusion, (batch["label"][real], predicted[real]), 1)
-    for row in np.flatnonzero(real & (predicted != batch["label"])):
-      found.append(
+    np.add.at(confusion, (labels[mask], predicted[mask]), 1)
+    for row in np.flatnonzero(mask & (predicted != labels)):
+      mistakes.append(
         Mistake(
-          index=first + int(row),
-          label=int(batch["label"][row]),
+          index=first_index + int(row),
+          label=int(labels[row]),
           predicted=int(predicted[row]),
           probability=float(probabilities[row].max()),
           image=batch["image"][row],
         )
       )
     # NaN, of a network that diverged, would leave them in any order.
-    found.sort(key=lambda m: -np.nan_to_num(m.probability))
-    found = found[:keep]
-    # The rows of the batch: a broken image that was skipped leaves a hole.
-    first += len(real)
-  return Mistakes(confusion, found)
+    mistakes.sort(key=lambda m: -np.nan_to_num(m.probability))
+    mistakes = mistakes[:keep]
+    # Not the real rows alone: a broken image that was skipped leaves a hole.
+    first_index += len(mask)
+  return Mistakes(confusion, mistakes)

@@ -17,13 +17,9 @@ from jaxtyping import Array, Float, Int
 import optax
 
 from flax_resnet.models import ResNet
-from flax_resnet.models.branch import StochasticDepth
-from flax_resnet.models.layers import BatchNorm
-from flax_resnet.models.plan import plan_stages
+from flax_resnet.models.layers import BatchNorm, StochasticDepth
 from flax_resnet.models.shortcut import Shortcut
-from flax_resnet.models.stacking import unstack
-
-_BLOCK = re.compile(r"stage\d+_block\d+")
+from flax_resnet.models.variables import unstack, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +28,15 @@ class BlockProbe:
 
   Attributes:
     name: "stage1_block1".
-    gradient: Norm of the gradient of the loss at the block's output.
-    gradient_by_skips: The same, if the gradient went back through the skips
+    gradient: norm of the gradient of the loss at the block's output.
+    gradient_by_skips: norm of that gradient if it went back through the skips
       alone, and through no F; None in a plain net.
-    residual: Norm of F(x) over that of x as the shortcut hands it on; None in a
+    residual: norm of F(x) over that of x after the shortcut; None in a plain
+      net.
+    cosine: cosine between the block's output and that x, in [-1, 1]; None in a
       plain net.
-    cosine: Between the block's output and that x; None in a plain net.
-    open: Share of the units of the last ReLU that let the gradient pass; 1 in a
-      pre-activation net, which has none after the sum.
+    open: share of the units of the last ReLU that let the gradient pass, in
+      [0, 1]; 1 in a pre-activation net, which has none after the sum.
   """
 
   name: str
@@ -55,13 +52,13 @@ class Probe:
   """What was measured on a network.
 
   Attributes:
-    images: How many.
-    loss: Cross-entropy of the batch.
-    stem_gradient: Norm of the gradient of the loss at the stem's output.
-    blocks: From the first to the last.
-    responses: Standard deviation of the output of each layer, by its name:
-      after BatchNorm and before any ReLU or sum, as in Fig. 7 of He et al.
-      2015; without BatchNorm, after the convolution.
+    images: number of images in the batch.
+    loss: mean cross-entropy of the batch.
+    stem_gradient: norm of the gradient of the loss at the stem's output.
+    blocks: measures of the blocks, first to last.
+    responses: standard deviation of the output of each layer by its name,
+      "stage1_block1/bn1": after BatchNorm and before any ReLU or sum, as in
+      Fig. 7 of He et al. 2015; without BatchNorm, after the convolution.
   """
 
   images: int
@@ -75,196 +72,187 @@ class Probe:
     """Whether the blocks add their input to their output."""
     return self.blocks[0].residual is not None
 
+  def at_blocks(self, name: str) -> list[float | None]:
+    """Returns an attribute of all blocks, first to last."""
+    return [getattr(block, name) for block in self.blocks]
+
+  def gradients(self) -> list[float | None]:
+    """Returns the norms of the gradient at the stem and at the blocks."""
+    return [self.stem_gradient, *self.at_blocks("gradient")]
+
 
 def probe(
   model: ResNet,
-  variables: Any,
-  images: Float[Array, "b h w c"],
-  labels: Int[Array, " b"],
-) -> Probe:
-  """Returns what goes through a network on a batch, in training.
-
-  Args:
-    model: The network.
-    variables: Of it.
-    images: Normalised.
-    labels: Of the images.
-  """
-  return probe_each(model, [variables], images, labels)[0]
-
-
-def probe_each(
-  model: ResNet,
-  states: Sequence[Any],
+  states: Sequence[Variables],
   images: Float[Array, "b h w c"],
   labels: Int[Array, " b"],
 ) -> list[Probe]:
-  """As `probe` for each of several variables of one network; compiled once."""
+  """Returns what goes through a network on a batch, in training.
+
+  Args:
+    model: the network; it is compiled once.
+    states: variables of the network, one or several; each gives a probe.
+    images: normalized images.
+    labels: labels of the images.
+  """
   if model.scan:
     states = [unstack(variables) for variables in states]
-  # What hides the blocks, or drops parts of them.
+  # A loop or remat hides the blocks; the others drop parts of them.
   model = model.clone(
     scan=False, remat=False, stochastic_depth=0.0, dropout=0.0
   )
-  run = functools.partial(_run, model)
+  loss = functools.partial(_loss, model)
   shapes = jax.eval_shape(
-    lambda v, x, y: run(v, x, y, {}, cut=False)[1]["outputs"],
+    lambda v, x, y: loss(v, x, y, {}, skips_only=False)[1]["outputs"],
     states[0],
     images,
     labels,
   )
-  nothing = {
+  zeros = {
     name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()
   }
   whole, by_skips = (
     jax.jit(
-      jax.value_and_grad(functools.partial(run, cut=cut), 3, has_aux=True)
+      jax.value_and_grad(
+        functools.partial(loss, skips_only=skips_only),
+        argnums=3,
+        has_aux=True,
+      )
     )
-    for cut in (False, True)
+    for skips_only in (False, True)
   )
-  found = []
+  probes = []
   for variables in states:
-    batch = (variables, images, labels, nothing)
-    forward, gradients = cast(Any, whole(*batch))
-    skips = None
+    inputs = (variables, images, labels, zeros)
+    (value, measured), gradients = cast(Any, whole(*inputs))
+    skip_gradients = None
     if model.shortcut != "none":
-      _, skips = cast(Any, by_skips(*batch))
-    found.append(_probe(model, forward, gradients, skips))
-  return found
+      _, skip_gradients = cast(Any, by_skips(*inputs))
+    probes.append(_probe(model, value, measured, gradients, skip_gradients))
+  return probes
+
+
+def _loss(
+  model: ResNet,
+  variables: Variables,
+  images: Array,
+  labels: Array,
+  zeros: dict[str, Array],
+  *,
+  skips_only: bool,
+) -> tuple[Array, dict[str, dict[str, Array]]]:
+  """Returns the loss, and what was measured on the way to it.
+
+  Args:
+    model: the network.
+    variables: variables of the network.
+    images: normalized images.
+    labels: labels of the images.
+    zeros: zeros that are added to the outputs of the stem and the blocks, by
+      name: the gradient of the loss at them is that at the outputs.
+    skips_only: whether no gradient passes through any F.
+
+  Returns:
+    The mean cross-entropy, and by the name of the block or layer: "outputs",
+    "residual", "cosine", "responses".
+  """
+  outputs, residual, cosine, responses = {}, {}, {}, {}
+  branches, skips = {}, {}
+
+  def measure(
+    call: Callable, arguments: tuple, keywords: dict, context: Any
+  ) -> Any:
+    module, result = context.module, call(*arguments, **keywords)
+    if context.method_name != "__call__" or not module.path:
+      return result
+    block, *inside = module.path
+    if module.path == ("stem",):
+      before_pool, outputs["stem"] = result
+      return before_pool, outputs["stem"] + zeros.get("stem", 0.0)
+    if isinstance(module, StochasticDepth):  # The last module of F.
+      branches[block] = result
+      return jax.lax.stop_gradient(result) if skips_only else result
+    if isinstance(module, Shortcut):
+      skips[block] = result
+    elif _is_layer(module, model) and "shortcut" not in inside:
+      responses["/".join(module.path)] = jnp.std(result)
+    elif re.fullmatch(r"stage\d+_block\d+", block) and not inside:
+      outputs[block], x = result, skips[block]
+      if model.shortcut != "none":
+        size = jnp.linalg.norm(x.ravel())
+        residual[block] = jnp.linalg.norm(branches[block].ravel()) / size
+        cosine[block] = (result * x).sum() / (
+          size * jnp.linalg.norm(result.ravel())
+        )
+      return result + zeros.get(block, 0.0)
+    return result
+
+  with nn.intercept_methods(measure):
+    logits, _ = model.apply(
+      variables, images, train=True, mutable=["batch_stats"]
+    )
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean(), {
+    "outputs": outputs,
+    "residual": residual,
+    "cosine": cosine,
+    "responses": responses,
+  }
+
+
+def _is_layer(module: nn.Module, model: ResNet) -> bool:
+  return isinstance(module, nn.Conv if model.norm == "none" else BatchNorm)
 
 
 def _probe(
   model: ResNet,
-  forward: tuple[Array, dict[str, dict[str, Array]]],
+  loss: Array,
+  measured: dict[str, dict[str, Array]],
   gradients: dict[str, Array],
-  by_skips: dict[str, Array] | None,
+  skip_gradients: dict[str, Array] | None,
 ) -> Probe:
-  """Returns what two passes have shown.
+  """Returns the numbers of a probe.
 
   Args:
-    model: The network.
-    forward: What `_run` returns.
-    gradients: At the outputs of the stem and of the blocks.
-    by_skips: The same, if no gradient passes through any F.
+    model: the network.
+    loss: mean cross-entropy.
+    measured: second result of `_loss`.
+    gradients: gradients at the outputs of the stem and the blocks, by name.
+    skip_gradients: the same if no gradient passes through any F; None in a
+      plain net.
   """
-  loss, seen = forward
-  blocks = [
-    BlockProbe(
-      name=name,
-      gradient=_norm(gradients[name]),
-      gradient_by_skips=_norm(by_skips[name]) if by_skips else None,
-      residual=_maybe(seen["residual"].get(name)),
-      cosine=_maybe(seen["cosine"].get(name)),
-      open=1.0
-      if model.pre_activation
-      else float((seen["outputs"][name] > 0).mean()),
-    )
-    for name in block_names(model)
-  ]
+  outputs, residual, cosine = (
+    measured[key] for key in ("outputs", "residual", "cosine")
+  )
+  names = ["stem", *model.block_names]
+
+  def position(layer):
+    module, _, rest = layer.partition("/")
+    return names.index(module) if module in names else len(names), rest
+
   return Probe(
-    images=len(seen["outputs"]["stem"]),
+    images=len(outputs["stem"]),
     loss=float(loss),
     stem_gradient=_norm(gradients["stem"]),
-    blocks=blocks,
-    responses=dict(
-      sorted(
-        ((name, float(std)) for name, std in seen["responses"].items()),
-        key=lambda item: _place(item[0], model),
+    blocks=[
+      BlockProbe(
+        name=name,
+        gradient=_norm(gradients[name]),
+        gradient_by_skips=_norm(skip_gradients[name])
+        if skip_gradients
+        else None,
+        residual=float(residual[name]) if skip_gradients else None,
+        cosine=float(cosine[name]) if skip_gradients else None,
+        open=1.0 if model.pre_activation else float((outputs[name] > 0).mean()),
       )
-    ),
+      for name in model.block_names
+    ],
+    responses={
+      layer: float(measured["responses"][layer])
+      for layer in sorted(measured["responses"], key=position)
+    },
   )
-
-
-def block_names(model: ResNet) -> list[str]:
-  """Returns the names of the blocks, from the first to the last."""
-  return [
-    f"stage{stage}_block{number}"
-    for stage, plans in enumerate(plan_stages(model), start=1)
-    for number in range(1, len(plans) + 1)
-  ]
-
-
-def _run(
-  model: ResNet,
-  variables: Any,
-  images: Array,
-  labels: Array,
-  added: dict[str, Array],
-  *,
-  cut: bool,
-) -> tuple[Array, dict[str, dict[str, Array]]]:
-  """Returns the loss, and what was seen on the way.
-
-  Args:
-    model: The network.
-    variables: Of it.
-    images: Normalised.
-    labels: Of the images.
-    added: Zeros that are added to the outputs of the blocks and of the stem:
-      the gradient at them is that of the output.
-    cut: Let no gradient pass through any F.
-  """
-  seen: dict[str, dict[str, Any]] = {
-    "outputs": {},
-    "residual": {},
-    "cosine": {},
-    "responses": {},
-  }
-  branches: dict[str, tuple[Array, Any]] = {}
-
-  def see(
-    call: Callable, arguments: tuple, keywords: dict, context: Any
-  ) -> Any:
-    result = call(*arguments, **keywords)
-    if context.method_name != "__call__" or not context.module.path:
-      return result
-    top, *rest = path = context.module.path
-    if path == ("stem",):
-      pooled = seen["outputs"]["stem"] = result[1]
-      return result[0], pooled + added.get("stem", 0.0)
-    if isinstance(context.module, StochasticDepth):  # What it lets by is F(x).
-      branches[top] = (result, None)
-      return jax.lax.stop_gradient(result) if cut else result
-    if isinstance(context.module, Shortcut):
-      branches[top] = (branches[top][0], result)
-    elif _is_layer(context.module, model) and "shortcut" not in rest:
-      seen["responses"]["/".join(path)] = jnp.std(result)
-    elif _BLOCK.fullmatch(top) and not rest:
-      residual, skip = branches[top]
-      seen["outputs"][top] = result
-      if not isinstance(skip, float):
-        size = jnp.linalg.norm(skip.ravel())
-        seen["residual"][top] = jnp.linalg.norm(residual.ravel()) / size
-        seen["cosine"][top] = (result * skip).sum() / (
-          size * jnp.linalg.norm(result.ravel())
-        )
-      return result + added.get(top, 0.0)
-    return result
-
-  with nn.intercept_methods(see):
-    logits, _ = model.apply(
-      variables, images, train=True, mutable=["batch_stats"]
-    )
-  each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return each.mean(), seen
-
-
-def _place(layer: str, model: ResNet) -> tuple[int, str]:
-  """Returns where a layer comes in the network, to sort by."""
-  top, _, rest = layer.partition("/")
-  order = ["stem", *block_names(model)]
-  return (order.index(top) if top in order else len(order), rest)
-
-
-def _is_layer(module: Any, model: ResNet) -> bool:
-  if model.norm == "none":
-    return isinstance(module, nn.Conv)
-  return isinstance(module, BatchNorm)
 
 
 def _norm(x: Array) -> float:
   return float(jnp.linalg.norm(x.ravel()))
-
-
-def _maybe(x: Array | None) -> float | None:
-  return None if x is None else float(x)

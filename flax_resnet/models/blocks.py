@@ -6,37 +6,18 @@ from typing import ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from flax_resnet.models.branch import SqueezeExcite, StochasticDepth
-from flax_resnet.models.layers import Layers
+from flax_resnet.models.layers import ResidualBlock
 from flax_resnet.models.shortcut import Shortcut
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
   """Two 3x3 convolutions and a skip: Fig. 2 and Fig. 5 (left) of the paper.
 
   Attributes:
-    features: Channels of both convolutions and of the output.
-    strides: Of the first convolution; 2 halves height and width.
-    dilations: Of the convolutions, before and after the place of the stride.
-    shortcut: How x reaches the sum, see `Shortcut`.
-    use_bias: Biases in the convolutions; BatchNorm makes them redundant.
-    zero_init_residual: Start the last scale at 0, so that the block starts as
-      its shortcut (Goyal et al. 2017, section 5.1).
-    squeeze_ratio: See `SqueezeExcite`; None for none.
-    layers: How convolutions and norms are made.
+    features: channels of both convolutions and of the output.
   """
 
-  features: int
-  strides: int = 1
-  dilations: tuple[int, int] = (1, 1)
-  shortcut: str = "projection"
-  use_bias: bool = False
-  zero_init_residual: bool = False
-  squeeze_ratio: float | None = None
-  layers: Layers = Layers()
-
   expansion: ClassVar[int] = 1
-  pre_activation: ClassVar[bool] = False
 
   @nn.compact
   def __call__(
@@ -50,61 +31,39 @@ class BasicBlock(nn.Module):
     conv = functools.partial(self.layers.conv, use_bias=self.use_bias)
     norm = self.layers.norm
     before, after = self.dilations
-    skip = Shortcut(
-      self.shortcut,
-      self.features,
-      self.strides,
-      after,
-      self.layers,
-      name="shortcut",
-    )
 
     f = conv(self.features, 3, self.strides, dilation=before, name="conv1")(x)
     f = norm(name="bn1")(f, train=train)
     f = nn.relu(f)
     f = conv(self.features, 3, dilation=after, name="conv2")(f)
     f = norm(name="bn2", zero_init=self.zero_init_residual)(f, train=train)
-    if self.squeeze_ratio is not None:
-      f = SqueezeExcite(self.squeeze_ratio, self.layers, name="se")(f)
-    f = StochasticDepth(name="drop")(f, drop_rate, train=train)
+    f = self.squeeze_and_drop(f, drop_rate, train=train)
 
-    return nn.relu(f + skip(x, train=train))
+    # Where the shape of x is not that of F(x), the skip is a 1x1 convolution.
+    projection = functools.partial(self.layers.conv, self.features, 1)
+    skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
+    return nn.relu(f + skip(x, f.shape, train=train))
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(ResidualBlock):
   """1x1, 3x3 and 1x1 convolutions and a skip: Fig. 5 (right) of the paper.
 
   Attributes:
-    features: Of the stage: 64, 128, 256, 512; the output has four times these.
-    strides: Of the 3x3 convolution (v1.5: fb.resnet.torch, torchvision); 2
-      halves height and width.
-    stride_in_1x1: Give the stride to the first 1x1, as the paper does.
-    width_factor: Channels of the 3x3 over `features`: 2 in Wide ResNet-50-2,
-      2 or 4 in ResNeXt.
-    groups: Of the 3x3 convolution (ResNeXt: Xie et al. 2017).
-    dilations: Before and after the place of the stride; the 3x3 has the first.
-    shortcut: How x reaches the sum, see `Shortcut`.
-    use_bias: Biases in the convolutions; BatchNorm makes them redundant.
-    zero_init_residual: Start the last scale at 0, so that the block starts as
-      its shortcut (Goyal et al. 2017, section 5.1).
-    squeeze_ratio: See `SqueezeExcite`; None for none.
-    layers: How convolutions and norms are made.
+    features: width of the stage, 64, 128, 256 or 512; the output has four times
+      as many channels.
+    stride_in_1x1: whether the first 1x1 has the stride, as in the paper; else
+      the 3x3 has it (v1.5: fb.resnet.torch, torchvision).
+    width_factor: channels of the 3x3 over `features`: 2 in Wide ResNet-50-2, 2
+      or 4 in ResNeXt; default 1.
+    groups: groups of the 3x3 (ResNeXt: Xie et al. 2017, arXiv:1611.05431);
+      default 1.
   """
 
-  features: int
-  strides: int = 1
   stride_in_1x1: bool = False
   width_factor: int = 1
   groups: int = 1
-  dilations: tuple[int, int] = (1, 1)
-  shortcut: str = "projection"
-  use_bias: bool = False
-  zero_init_residual: bool = False
-  squeeze_ratio: float | None = None
-  layers: Layers = Layers()
 
   expansion: ClassVar[int] = 4
-  pre_activation: ClassVar[bool] = False
 
   @nn.compact
   def __call__(
@@ -117,30 +76,29 @@ class BottleneckBlock(nn.Module):
     """Returns ReLU(F(x) + x); `drop_rate` as in `StochasticDepth`."""
     conv = functools.partial(self.layers.conv, use_bias=self.use_bias)
     norm = self.layers.norm
-    width = self.features * self.width_factor
-    strides = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
-    before, after = self.dilations
-    skip = Shortcut(
-      self.shortcut,
-      self.expansion * self.features,
-      self.strides,
-      after,
-      self.layers,
-      name="shortcut",
-    )
+    width, out = self.features * self.width_factor, 4 * self.features
+    first, second = (1, self.strides)
+    if self.stride_in_1x1:
+      first, second = second, first
 
-    f = conv(width, 1, strides[0], name="conv1")(x)
+    f = conv(width, 1, first, name="conv1")(x)
     f = norm(name="bn1")(f, train=train)
     f = nn.relu(f)
     f = conv(
-      width, 3, strides[1], dilation=before, groups=self.groups, name="conv2"
+      width,
+      3,
+      second,
+      dilation=self.dilations[0],
+      groups=self.groups,
+      name="conv2",
     )(f)
     f = norm(name="bn2")(f, train=train)
     f = nn.relu(f)
-    f = conv(self.expansion * self.features, 1, name="conv3")(f)
+    f = conv(out, 1, name="conv3")(f)
     f = norm(name="bn3", zero_init=self.zero_init_residual)(f, train=train)
-    if self.squeeze_ratio is not None:
-      f = SqueezeExcite(self.squeeze_ratio, self.layers, name="se")(f)
-    f = StochasticDepth(name="drop")(f, drop_rate, train=train)
+    f = self.squeeze_and_drop(f, drop_rate, train=train)
 
-    return nn.relu(f + skip(x, train=train))
+    # Where the shape of x is not that of F(x), the skip is a 1x1 convolution.
+    projection = functools.partial(self.layers.conv, out, 1)
+    skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
+    return nn.relu(f + skip(x, f.shape, train=train))

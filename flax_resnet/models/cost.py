@@ -1,4 +1,4 @@
-"""What a network costs: its parameters and its multiply-adds."""
+"""The cost of a network: its parameters and its multiply-adds."""
 
 import dataclasses
 import math
@@ -10,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_resnet.models.resnet import ResNet
+from flax_resnet.models.variables import count_parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a network costs.
+  """The cost of a network.
 
   Attributes:
-    parameters: How many numbers are trained.
-    multiply_adds: Of convolutions and dots, for one image: what torchvision and
-      timm call GFLOPS or GMACs (times 10^9), and the papers FLOPs.
-    activations: Numbers that the convolutions put out for one image
+    parameters: number of parameters.
+    multiply_adds: number of multiply-adds of convolutions and dots for one
+      image: the FLOPs of the papers, and 10^9 times the GFLOPS of torchvision
+      and the GMACs of timm.
+    activations: number of outputs of the convolutions for one image
       (Radosavovic et al. 2020, "Designing Network Design Spaces", section 3.1).
   """
 
@@ -30,14 +32,15 @@ class Cost:
 
 
 def cost(model: ResNet, image_size: int) -> Cost:
-  """Returns what a network costs; nothing is computed.
+  """Returns the cost of a network, without running it.
 
-  Multiply-adds are counted in the computation itself, with products of padding.
+  Multiply-adds are counted in its traced computation; products with the padding
+  count too.
 
   Args:
-    model: The network; with `scan=True` it costs the same and is counted
+    model: the network; with `scan=True` it costs the same and is counted
       faster.
-    image_size: Height and width of the image.
+    image_size: height and width of the image, in pixels.
   """
 
   def run(key, images):
@@ -47,17 +50,16 @@ def cost(model: ResNet, image_size: int) -> Cost:
   jaxpr, (_, variables) = jax.make_jaxpr(run, return_shape=True)(
     jax.random.key(0), images
   )
-  leaves = jax.tree.leaves(variables["params"])
-  parameters = sum(math.prod(leaf.shape) for leaf in leaves)
-  return Cost(parameters, *map(int, _of_jaxpr(jaxpr.jaxpr)))
+  parameters = count_parameters(variables["params"])
+  return Cost(parameters, *map(int, _count(jaxpr.jaxpr)))
 
 
-def _of_jaxpr(jaxpr: core.Jaxpr) -> np.ndarray:
-  """Returns multiply-adds and activations."""
-  return sum(map(_of_equation, jaxpr.eqns), np.zeros(2, np.int64))
+def _count(jaxpr: core.Jaxpr) -> np.ndarray:
+  """Returns multiply-adds and activations, [2]."""
+  return sum(map(_count_equation, jaxpr.eqns), np.zeros(2, np.int64))
 
 
-def _of_equation(equation: Any) -> np.ndarray:
+def _count_equation(equation: Any) -> np.ndarray:
   name, params = equation.primitive.name, equation.params
   if name == "conv_general_dilated":
     kernel = equation.invars[1].aval
@@ -70,14 +72,15 @@ def _of_equation(equation: Any) -> np.ndarray:
     shape = equation.invars[0].aval.shape
     each = math.prod(shape[axis] for axis in contracted)
     return np.array([equation.outvars[0].aval.size * each, 0])
-  if name == "cond":  # What it is on most platforms comes last.
-    return _of_jaxpr(params["branches"][-1].jaxpr)
-  total = sum(map(_of_jaxpr, inner(params)), np.zeros(2, np.int64))
+  if name == "cond":
+    # The last branch of `platform_dependent` is its default.
+    return _count(params["branches"][-1].jaxpr)
+  total = sum(map(_count, _inner(params)), np.zeros(2, np.int64))
   return total * params.get("length", 1) if name == "scan" else total
 
 
-def inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-  """Returns the computations inside a loop, a `jit` or a `custom_jvp`."""
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+  """Returns the jaxprs inside a loop, a `jit` or a `custom_jvp`."""
   found = []
   for value in params.values():
     if isinstance(value, core.ClosedJaxpr):

@@ -1,4 +1,4 @@
-"""Convolution, BatchNorm and pooling as the papers define them.
+"""The layers of a residual network, as the papers define them.
 
 Paddings are explicit everywhere: XLA's "SAME" pads a stride-2 convolution by
 (0, 1) where Caffe and PyTorch pad by (1, 1), and the outputs drift at even
@@ -7,7 +7,7 @@ sizes only.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_resnet.models import operations
+from flax_resnet.models import cpu
 
 # Normal with variance 2 / fan-out: He et al. 2015, "Delving Deep into
 # Rectifiers", eq. 14; the mode that fb.resnet.torch and torchvision use.
@@ -23,12 +23,12 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-  """The dtype for statistics and logits of a network computed in `dtype`."""
+  """Returns the dtype for statistics and logits of a network in `dtype`."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over groups of examples (Ioffe & Szegedy 2015).
+  """Batch normalization over groups of examples (Ioffe & Szegedy 2015).
 
   Statistics are computed in float32 or better, whatever the dtype of `x`. The
   running variance keeps the unbiased estimate, m / (m - 1) times the batch
@@ -36,17 +36,18 @@ class BatchNorm(nn.Module):
   running statistics follow the mean over the groups.
 
   Attributes:
-    group_size: How many examples, in batch order, are normalised together;
-      None for the whole batch. The result does not depend on how the batch is
-      laid out over devices.
-    momentum: Share of the old running statistics that an update keeps.
-    epsilon: Added to the variance.
-    dtype: Of the output.
-    param_dtype: Of `scale` and `bias`.
-    scale_init: Initialiser of `scale`.
+    group_size: number of examples, in batch order, that are normalized
+      together; None for the whole batch. The result does not depend on how the
+      batch is laid out over devices.
+    momentum: share of the old running statistics that an update keeps, in
+      [0, 1]; default 0.9 (PyTorch's 0.1).
+    epsilon: number that is added to the variance; default 1e-5.
+    dtype: dtype of the output.
+    param_dtype: dtype of `scale` and `bias`.
+    scale_init: initializer of `scale`.
 
   Raises:
-    ValueError: In training, when the batch is not divisible by `group_size`.
+    ValueError: in training, if the batch is not divisible by `group_size`.
   """
 
   group_size: int | None = None
@@ -75,7 +76,7 @@ class BatchNorm(nn.Module):
     grouped = self._split(x) if train else x[None]
     grouped = grouped.astype(at_least_float32(x.dtype))
     if train:
-      y, mean, var = operations.batch_norm(grouped, scale, bias, self.epsilon)
+      y, mean, var = cpu.batch_norm(grouped, scale, bias, self.epsilon)
       if not self.is_initializing():
         count = grouped[0].size // channels
         unbiased = var * (count / max(count - 1, 1))
@@ -83,15 +84,16 @@ class BatchNorm(nn.Module):
         running_var.value = self._update(running_var.value, unbiased)
     else:
       inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
-      y = (grouped - running_mean.value) * (inverse * scale) + bias
+      centered = grouped - cpu.by_channel(running_mean.value)
+      y = centered * cpu.by_channel(inverse * scale) + cpu.by_channel(bias)
     return y.astype(self.dtype).reshape(x.shape)
 
   def _split(self, x: Array) -> Array:
-    """[b, h, w, c] -> [groups, group_size, h, w, c]."""
+    """Returns x as [groups, group_size, h, w, c]."""
     size = self.group_size or len(x)
     if len(x) % size:
       raise ValueError(
-        f"a batch of {len(x)} examples cannot be normalised in groups of "
+        f"a batch of {len(x)} examples cannot be normalized in groups of "
         f"{size}: choose a norm_group_size that divides the batch size"
       )
     return x.reshape(len(x) // size, size, *x.shape[1:])
@@ -103,16 +105,16 @@ class BatchNorm(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """How every convolution and norm of a network is made.
+  """The maker of every convolution and norm of a network.
 
-  One object, handed from the network to its blocks, so that a block says only
-  what is its own.
+  The network hands one to each of its blocks, so that a block names nothing but
+  the features, kernels and strides of its layers.
 
   Attributes:
-    batch_norm: Whether there is any; else every convolution has a bias.
-    norm_group_size: See `BatchNorm.group_size`.
-    dtype: What is computed in; statistics stay in float32 or better.
-    param_dtype: What parameters are kept in.
+    batch_norm: whether there is BatchNorm; else every convolution has a bias.
+    norm_group_size: `group_size` of every BatchNorm.
+    dtype: dtype of the computation; statistics stay in float32 or better.
+    param_dtype: dtype of the parameters.
   """
 
   batch_norm: bool = True
@@ -133,7 +135,7 @@ class Layers:
     conv_general_dilated: Callable[..., Array] | None = None,
     name: str | None = None,
   ) -> nn.Conv:
-    """A square convolution, padded alike on every side; see `nn.Conv`."""
+    """Returns a square convolution, padded alike on every side."""
     return nn.Conv(
       features,
       (kernel_size, kernel_size),
@@ -145,14 +147,14 @@ class Layers:
       kernel_init=nn.initializers.zeros if zero_init else he_normal,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
-      conv_general_dilated=conv_general_dilated or operations.conv,
+      conv_general_dilated=conv_general_dilated or cpu.conv,
       name=name,
     )
 
   def norm(
     self, *, zero_init: bool = False, name: str | None = None
   ) -> Callable[..., Array]:
-    """A `BatchNorm`; `zero_init` starts its scale at 0 instead of 1."""
+    """Returns a BatchNorm; `zero_init` starts its scale at 0 instead of 1."""
     if not self.batch_norm:
       return lambda x, *, train: x
     init = nn.initializers
@@ -168,11 +170,10 @@ class Layers:
 def average_pool(
   x: Float[Array, "b h w c"], strides: int
 ) -> Float[Array, "b h2 w2 c"]:
-  """2x2 mean that keeps ceil(side / strides): the pool of ResNet-D's shortcut.
+  """Returns means of 2x2, ceil(side / strides) of them: ResNet-D's pool.
 
-  At stride 2 a window that hangs over the edge takes the mean of what it
-  covers; at stride 1, in a dilated network, it counts zeros. Both are what
-  timm does.
+  At stride 2 a window that hangs over the edge takes the mean of the pixels it
+  covers; at stride 1, in a dilated network, it counts zeros. Both as in timm.
   """
   height, width = x.shape[1:3]
   padding: Any = tuple(
@@ -191,7 +192,7 @@ def average_pool(
 def space_to_depth_conv(
   x: Float[Array, "b h w c"], kernel: Float[Array, "7 7 c f"], *_, **__
 ) -> Float[Array, "b h2 w2 f"]:
-  """The 7x7 convolution at stride 2, as a 4x4 one on 2x2 pixels as channels.
+  """Returns the 7x7 convolution at stride 2, as 4x4 on 2x2 pixels as channels.
 
   Same kernel, same output; 12 channels instead of 3 fill a TPU's or a tensor
   core's lanes better (Ying et al. 2018, "Image Classification at Supercomputer
@@ -213,3 +214,100 @@ def space_to_depth_conv(
     padding="VALID",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
+
+
+class SqueezeExcite(nn.Module):
+  """Channel attention: squeeze-and-excitation (Hu et al. 2018).
+
+  Attributes:
+    ratio: width of the squeeze over that of the input: 1/16 in the paper, 1/4
+      in ResNet-RS. It is rounded to a multiple of 8, as timm does.
+    layers: maker of the convolutions.
+  """
+
+  ratio: float = 1 / 16
+  layers: Layers = Layers()
+
+  @nn.compact
+  def __call__(self, f: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    channels = f.shape[-1]
+    squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
+    conv = self.layers.conv
+    s = f.astype(at_least_float32(f.dtype)).mean((1, 2), keepdims=True)
+    s = nn.relu(conv(squeezed, 1, use_bias=True, name="fc1")(s))
+    s = conv(channels, 1, use_bias=True, name="fc2")(s)
+    return f * nn.sigmoid(s)
+
+
+class StochasticDepth(nn.Module):
+  """Drops F(x) of some examples in training (Huang et al. 2016).
+
+  The others are divided by the probability to be kept, so that evaluation needs
+  no factor.
+  """
+
+  @nn.compact
+  def __call__(
+    self,
+    f: Float[Array, "b h w c"],
+    rate: float | Float[Array, ""],
+    *,
+    train: bool,
+  ) -> Float[Array, "b h w c"]:
+    """Returns F(x), or 0 with probability `rate`; draws from "dropout"."""
+    if not train or (isinstance(rate, float) and rate == 0):
+      return f
+    keep = jax.random.bernoulli(
+      self.make_rng("dropout"), 1 - rate, (len(f), 1, 1, 1)
+    )
+    return jnp.where(keep, f / jnp.asarray(1 - rate, f.dtype), 0)
+
+
+class ResidualBlock(nn.Module):
+  """The fields that all residual blocks have, and the end of their F(x).
+
+  Attributes:
+    features: channels, see the block.
+    strides: ratio of the height of x to that of the output; default 1.
+    dilations: dilations of the convolutions before and after the one that has,
+      or in a dilated network would have, the stride; default (1, 1).
+    shortcut: kind of the shortcut, see `Shortcut`; default "projection".
+    use_bias: whether convolutions have a bias, which BatchNorm makes redundant.
+    zero_init_residual: whether the last scale of F(x), or in a pre-activation
+      block the last kernel, starts at 0, so that the block starts as its
+      shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    squeeze_ratio: `ratio` of a `SqueezeExcite` at the end of F(x), or None.
+    layers: maker of the convolutions and norms.
+  """
+
+  features: int
+  strides: int = 1
+  dilations: tuple[int, int] = (1, 1)
+  shortcut: str = "projection"
+  use_bias: bool = False
+  zero_init_residual: bool = False
+  squeeze_ratio: float | None = None
+  layers: Layers = Layers()
+
+  # Output channels over `features`; whether BatchNorm and ReLU come before the
+  # convolutions.
+  expansion: ClassVar[int]
+  pre_activation: ClassVar[bool] = False
+
+  def squeeze_and_drop(
+    self, f: Array, drop_rate: float | Array, *, train: bool
+  ) -> Array:
+    """Returns F(x) as it goes into the sum."""
+    if self.squeeze_ratio is not None:
+      f = SqueezeExcite(self.squeeze_ratio, self.layers, name="se")(f)
+    return StochasticDepth(name="drop")(f, drop_rate, train=train)
+
+  @property
+  def shortcut_options(self) -> dict[str, Any]:
+    """The fields of `Shortcut` that follow from those of the block."""
+    return {
+      "kind": self.shortcut,
+      "strides": self.strides,
+      "dilation": self.dilations[1],
+      "layers": self.layers,
+    }

@@ -11,34 +11,20 @@ from typing import ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from flax_resnet.models.branch import StochasticDepth
-from flax_resnet.models.layers import Layers
+from flax_resnet.models.layers import ResidualBlock
 from flax_resnet.models.shortcut import Shortcut
 
 
-class PreActBasicBlock(nn.Module):
+class PreActBasicBlock(ResidualBlock):
   """Two 3x3 convolutions, each after BatchNorm and ReLU: Fig. 4 (e).
 
   Attributes:
-    features: Channels of both convolutions and of the output.
-    strides: Of the first convolution; 2 halves height and width.
-    dilations: Of the convolutions, before and after the place of the stride.
-    shortcut: How x reaches the sum, see `Shortcut`.
-    use_bias: Biases in the convolutions.
-    zero_init_residual: Start the last kernel at 0, so that the block starts as
-      its shortcut.
-    dropout: Rate between the convolutions (Zagoruyko & Komodakis 2016, 2.4).
-    layers: How convolutions and norms are made.
+    features: channels of both convolutions and of the output.
+    dropout: rate between the convolutions, in [0, 1) (Zagoruyko & Komodakis
+      2016, section 2.4); default 0.
   """
 
-  features: int
-  strides: int = 1
-  dilations: tuple[int, int] = (1, 1)
-  shortcut: str = "projection"
-  use_bias: bool = False
-  zero_init_residual: bool = False
   dropout: float = 0.0
-  layers: Layers = Layers()
 
   expansion: ClassVar[int] = 1
   pre_activation: ClassVar[bool] = True
@@ -55,54 +41,32 @@ class PreActBasicBlock(nn.Module):
     conv = functools.partial(self.layers.conv, use_bias=self.use_bias)
     norm = self.layers.norm
     before, after = self.dilations
-    skip = Shortcut(
-      self.shortcut,
-      self.features,
-      self.strides,
-      after,
-      self.layers,
-      name="shortcut",
-    )
+    zero_init = self.zero_init_residual
 
     a = nn.relu(norm(name="bn1")(x, train=train))
     f = conv(self.features, 3, self.strides, dilation=before, name="conv1")(a)
     f = nn.relu(norm(name="bn2")(f, train=train))
     f = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(f)
     f = conv(
-      self.features,
-      3,
-      dilation=after,
-      zero_init=self.zero_init_residual,
-      name="conv2",
+      self.features, 3, dilation=after, zero_init=zero_init, name="conv2"
     )(f)
-    f = StochasticDepth(name="drop")(f, drop_rate, train=train)
+    f = self.squeeze_and_drop(f, drop_rate, train=train)
 
-    return f + skip(x, a, train=train)
+    projection = functools.partial(self.layers.conv, self.features, 1)
+    skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
+    return f + skip(x, f.shape, activated=a, train=train)
 
 
-class PreActBottleneckBlock(nn.Module):
+class PreActBottleneckBlock(ResidualBlock):
   """1x1, 3x3 and 1x1 convolutions, each after BatchNorm and ReLU.
 
   Attributes:
-    features: Of the stage; the output has four times these.
-    strides: Of the 3x3 convolution; 2 halves height and width.
-    stride_in_1x1: Give the stride to the first 1x1, as the paper's code does.
-    dilations: Before and after the place of the stride; the 3x3 has the first.
-    shortcut: How x reaches the sum, see `Shortcut`.
-    use_bias: Biases in the convolutions.
-    zero_init_residual: Start the last kernel at 0, so that the block starts as
-      its shortcut.
-    layers: How convolutions and norms are made.
+    features: width of the stage; the output has four times as many channels.
+    stride_in_1x1: whether the first 1x1 has the stride, as in the paper's code;
+      else the 3x3 has it.
   """
 
-  features: int
-  strides: int = 1
   stride_in_1x1: bool = False
-  dilations: tuple[int, int] = (1, 1)
-  shortcut: str = "projection"
-  use_bias: bool = False
-  zero_init_residual: bool = False
-  layers: Layers = Layers()
 
   expansion: ClassVar[int] = 4
   pre_activation: ClassVar[bool] = True
@@ -118,28 +82,18 @@ class PreActBottleneckBlock(nn.Module):
     """Returns F(x) + x; `drop_rate` as in `StochasticDepth`."""
     conv = functools.partial(self.layers.conv, use_bias=self.use_bias)
     norm = self.layers.norm
+    out, zero_init = 4 * self.features, self.zero_init_residual
     strides = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
-    before, after = self.dilations
-    skip = Shortcut(
-      self.shortcut,
-      self.expansion * self.features,
-      self.strides,
-      after,
-      self.layers,
-      name="shortcut",
-    )
+    dilation = self.dilations[0]
 
     a = nn.relu(norm(name="bn1")(x, train=train))
     f = conv(self.features, 1, strides[0], name="conv1")(a)
     f = nn.relu(norm(name="bn2")(f, train=train))
-    f = conv(self.features, 3, strides[1], dilation=before, name="conv2")(f)
+    f = conv(self.features, 3, strides[1], dilation=dilation, name="conv2")(f)
     f = nn.relu(norm(name="bn3")(f, train=train))
-    f = conv(
-      self.expansion * self.features,
-      1,
-      zero_init=self.zero_init_residual,
-      name="conv3",
-    )(f)
-    f = StochasticDepth(name="drop")(f, drop_rate, train=train)
+    f = conv(out, 1, zero_init=zero_init, name="conv3")(f)
+    f = self.squeeze_and_drop(f, drop_rate, train=train)
 
-    return f + skip(x, a, train=train)
+    projection = functools.partial(self.layers.conv, out, 1)
+    skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
+    return f + skip(x, f.shape, activated=a, train=train)

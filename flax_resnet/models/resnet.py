@@ -1,96 +1,107 @@
 """The residual network: a stem, stages of residual blocks, a linear head."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+import inspect
+from typing import Annotated, Any, Literal
 
 from flax import linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_resnet.models.fields import check_fields
+from flax_resnet import schema
 from flax_resnet.models.layers import at_least_float32, Layers
-from flax_resnet.models.plan import BlockPlan, plan_stages
-from flax_resnet.models.stem import Stem
+from flax_resnet.models.shortcut import ShortcutKind
+from flax_resnet.models.stem import Stem, StemKind
+from flax_resnet.schema import Count, Range, Rate
+
+# Far above any network, far below numbers that are slow to count or overflow.
+MAX_BLOCKS = 10_000
+Features = Annotated[int, Range(minimum=1, maximum=2**16)]
+Classes = Annotated[int, Range(minimum=0, maximum=10_000_000)]
+FloatType = Annotated[DTypeLike, "float32, bfloat16 or float64"]
 
 
 class ResNet(nn.Module):
   """The residual network of He et al. 2015 (arXiv:1512.03385).
 
-  Parameters are named as the paper speaks of them: `stem/conv`,
-  `stage1_block1/conv1`, `stage2_block1/shortcut/conv`, `head`.
+  Parameters are named as in the paper: `stem/conv`, `stage1_block1/conv1`,
+  `stage2_block1/shortcut/conv`, `head`.
 
   Attributes:
-    stage_sizes: Blocks of each stage.
-    block: The class of the blocks, or a `functools.partial` of it: see
-      `BasicBlock`, `BottleneckBlock`, `PreActBasicBlock`,
-      `PreActBottleneckBlock`.
+    stage_sizes: number of blocks of each stage.
+    block: class of the blocks, or a `functools.partial` of it: `BasicBlock`,
+      `BottleneckBlock`, `PreActBasicBlock`, `PreActBottleneckBlock`.
     stage_features: `features` of the blocks of each stage; from the second
       stage on, the first block halves height and width.
-    stem: See `stem.Stem`.
-    stem_features: Channels after the stem; None for those of the first stage.
-    num_classes: Width of the head; 0 for no head: pooled features come out.
-    shortcut: See `shortcut.Shortcut`.
-    use_bias: Biases in the convolutions of the blocks.
-    zero_init_residual: Start each block as its shortcut: the last scale of its
-      F(x) is 0, or, in a pre-activation block, the last kernel.
-    stochastic_depth: The rate at which the last block is dropped in training;
-      that of the others rises to it evenly from 0 (Huang et al. 2016).
-    dropout: Rate within the blocks, in training (Wide ResNets only).
-    head_dropout: Rate at which pooled features are dropped before the head, in
-      training (Bello et al. 2021, section 5).
-    output_stride: Input size over that of the last map: strides beyond it
-      become dilations (Chen et al. 2017, arXiv:1706.05587). None for all
-      strides. The parameters are the same.
-    space_to_depth: Compute the 7x7 stem on 2x2 pixels as channels: the same
-      parameters and outputs.
-    remat: Compute what is inside a block again for its gradient, instead of
-      keeping it: less memory, a third more work.
-    scan: Run the equal blocks of a stage as one loop: a deep net compiles as
-      fast as a shallow one, and a step takes up to a third longer on CPU.
-      Their parameters are stacked, see `stacking`.
-    norm: "batch", or "none": biases in all convolutions and no BatchNorm.
-    norm_group_size: How many examples, in batch order, BatchNorm normalises
-      together; None for the whole (global) batch.
-    dtype: What is computed in. Statistics and logits are float32 or better.
-    param_dtype: What parameters are kept in.
+    stem: kind of the stem, see `Stem`; default "imagenet".
+    stem_features: channels after the stem; None for those of the first stage.
+    num_classes: width of the head; 0 for no head: the outputs are pooled
+      features.
+    shortcut: kind of the shortcuts, see `Shortcut`; default "projection".
+    use_bias: whether the convolutions of the blocks have a bias.
+    zero_init_residual: whether each block starts as its shortcut, see
+      `ResidualBlock`.
+    stochastic_depth: rate at which the last block is dropped in training, in
+      [0, 1); that of the others rises to it evenly from 0 (Huang et al. 2016,
+      arXiv:1603.09382).
+    dropout: rate within the blocks in training, in [0, 1); Wide ResNets only.
+    head_dropout: rate of the pooled features before the head in training, in
+      [0, 1) (Bello et al. 2021, arXiv:2103.07579, section 5).
+    output_stride: ratio of the height of the input to that of the last map:
+      strides beyond it become dilations (Chen et al. 2017, arXiv:1706.05587).
+      None for all strides. The parameters are the same.
+    space_to_depth: whether the 7x7 stem is computed on 2x2 pixels as channels:
+      the same parameters and outputs.
+    remat: whether the inside of a block is computed again for its gradient:
+      less memory, a third more work.
+    scan: whether the equal blocks of a stage run as one loop: a deep net
+      compiles as fast as a shallow one, and a step takes up to a third longer
+      on CPU. Their parameters are stacked, see `variables.stack`.
+    norm: kind of the norm: "batch", or "none" for no BatchNorm and a bias in
+      every convolution.
+    norm_group_size: number of examples, in batch order, that BatchNorm
+      normalizes together; None for the whole (global) batch.
+    dtype: dtype of the computation. Statistics and logits are float32 or
+      better.
+    param_dtype: dtype of the parameters.
 
   Raises:
-    ValueError: For a field that cannot be.
+    ValueError: for a field of the wrong type or out of its range, or fields
+      that do not go together.
   """
 
-  stage_sizes: Sequence[int]
-  block: Callable[..., nn.Module]
-  stage_features: Sequence[int] = (64, 128, 256, 512)
-  stem: str = "imagenet"
-  stem_features: int | None = None
-  num_classes: int = 1000
-  shortcut: str = "projection"
+  stage_sizes: Sequence[Count]
+  block: Annotated[Callable[..., nn.Module], "a class of blocks"]
+  stage_features: Sequence[Features] = (64, 128, 256, 512)
+  stem: StemKind = "imagenet"
+  stem_features: Features | None = None
+  num_classes: Classes = 1000
+  shortcut: ShortcutKind = "projection"
   use_bias: bool = False
   zero_init_residual: bool = False
-  stochastic_depth: float = 0.0
-  dropout: float = 0.0
-  head_dropout: float = 0.0
-  output_stride: int | None = None
+  stochastic_depth: Rate = 0.0
+  dropout: Rate = 0.0
+  head_dropout: Rate = 0.0
+  output_stride: Count | None = None
   space_to_depth: bool = False
   remat: bool = False
   scan: bool = False
-  norm: str = "batch"
-  norm_group_size: int | None = None
-  dtype: DTypeLike = jnp.float32
-  param_dtype: DTypeLike = jnp.float32
+  norm: Literal["batch", "none"] = "batch"
+  norm_group_size: Count | None = None
+  dtype: FloatType = jnp.float32
+  param_dtype: FloatType = jnp.float32
 
   def __post_init__(self):
-    check_fields(self)
+    schema.check_fields(self)
+    _check_together(self)
     super().__post_init__()
 
   @property
   def layers(self) -> Layers:
+    """How the convolutions and norms of the network are made."""
     return Layers(
-      self.norm == "batch",
-      self.norm_group_size,
-      self.dtype,
-      self.param_dtype,
+      self.norm == "batch", self.norm_group_size, self.dtype, self.param_dtype
     )
 
   @property
@@ -98,6 +109,15 @@ class ResNet(nn.Module):
     """Whether BatchNorm and ReLU come before the convolutions of a block."""
     block: Any = getattr(self.block, "func", self.block)
     return block.pre_activation
+
+  @property
+  def block_names(self) -> list[str]:
+    """The names of the blocks, "stage1_block1", ..., first to last."""
+    return [
+      f"stage{stage}_block{number}"
+      for stage, size in enumerate(self.stage_sizes, start=1)
+      for number in range(1, size + 1)
+    ]
 
   def setup(self):
     if self.num_classes:
@@ -116,8 +136,8 @@ class ResNet(nn.Module):
     """Returns logits, or pooled features if `num_classes` is 0.
 
     Args:
-      images: Normalised images.
-      train: Whether to normalise with the statistics of the batch, and update
+      images: normalized images.
+      train: whether to normalize with the statistics of the batch, and update
         the running ones: then apply with `mutable=["batch_stats"]`. With
         `stochastic_depth`, `dropout` or `head_dropout`, also with
         `rngs={"dropout": key}`.
@@ -135,12 +155,13 @@ class ResNet(nn.Module):
     """Returns the map after the stem (before its pool) and after each stage.
 
     Args:
-      images: Normalised images.
-      train: As in `__call__`.
+      images: normalized images.
+      train: as in `__call__`.
 
     Returns:
-      "stem", "stage1", "stage2", ... to maps [b, h, w, c]. In a pre-activation
-      net the last one is that after the last BatchNorm and ReLU.
+      Maps [b, h, w, c] by name: "stem", "stage1", "stage2", ... In a
+      pre-activation net the last one is taken after the last BatchNorm and
+      ReLU.
     """
     stem = Stem(
       self.stem,
@@ -152,54 +173,131 @@ class ResNet(nn.Module):
     )
     maps = {}
     maps["stem"], x = stem(images.astype(self.dtype), train=train)
-    for stage, plans in enumerate(plan_stages(self), start=1):
-      x = self._run(f"stage{stage}", plans, x, train)
+    for stage, (options, drop_rates) in enumerate(self._stages(), start=1):
+      x = self._apply_stage(f"stage{stage}", options, drop_rates, x, train)
       maps[f"stage{stage}"] = x
     if self.pre_activation:
       x = nn.relu(self.layers.norm(name="bn")(x, train=train))
       maps[f"stage{len(self.stage_sizes)}"] = x
     return maps
 
-  def _run(
-    self, stage: str, plans: Sequence[BlockPlan], x: Array, train: bool
+  def _stages(self) -> Iterator[tuple[list[dict[str, Any]], list[float]]]:
+    """Yields a stage's fields of each block, and its rates of stochastic depth.
+
+    All blocks of a stage but the first have the same fields.
+    """
+    stride, dilation = _stem_stride(self.stem), 1
+    number, last = 0, max(sum(self.stage_sizes) - 1, 1)
+    for stage, size in enumerate(self.stage_sizes):
+      before, strides = dilation, 1
+      if stage > 0 and self.output_stride and stride >= self.output_stride:
+        dilation *= 2
+      elif stage > 0:
+        stride, strides = 2 * stride, 2
+      features = self.stage_features[stage]
+      first = {"strides": strides, "dilations": (before, dilation)}
+      rest = {"strides": 1, "dilations": (dilation, dilation)}
+      yield (
+        [{"features": features, **o} for o in [first] + [rest] * (size - 1)],
+        [self.stochastic_depth * (number + i) / last for i in range(size)],
+      )
+      number += size
+
+  def _apply_stage(
+    self,
+    stage: str,
+    options: Sequence[dict[str, Any]],
+    drop_rates: Sequence[float],
+    x: Array,
+    train: bool,
   ) -> Array:
-    """Applies the blocks of a stage, the equal ones in a loop if so asked."""
+    """Applies the blocks of a stage, with `scan` the equal ones in a loop."""
 
     def apply(block, x, drop_rate):
       return block(x, drop_rate, train=train)
 
     if self.remat:
       apply = nn.remat(apply)
-    alone = plans[:1] if self.scan else plans
-    for number, plan in enumerate(alone, start=1):
-      block = self._make_block(plan, f"{stage}_block{number}")
-      x = apply(block, x, plan.drop_rate)
-    if equal := plans[len(alone) :]:
-      loop = nn.scan(
-        lambda block, x, drop_rate: (
-          apply(block, x, 0.0 if drop_rate is None else drop_rate),
-          None,
-        ),
-        variable_axes={"params": 0, "batch_stats": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=len(equal),
-      )
-      block = self._make_block(equal[0], f"{stage}_blocks")
-      rates = [plan.drop_rate for plan in equal]
-      x, _ = loop(block, x, jnp.asarray(rates) if any(rates) else None)
+    unrolled = 1 if self.scan else len(options)
+    for number in range(unrolled):
+      block = self._block(f"{stage}_block{number + 1}", **options[number])
+      x = apply(block, x, drop_rates[number])
+    if unrolled == len(options):
+      return x
+    rates = drop_rates[unrolled:]
+    loop = nn.scan(
+      lambda block, x, drop_rate: (
+        apply(block, x, 0.0 if drop_rate is None else drop_rate),
+        None,
+      ),
+      variable_axes={"params": 0, "batch_stats": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=len(rates),
+    )
+    block = self._block(f"{stage}_blocks", **options[-1])
+    x, _ = loop(block, x, jnp.asarray(rates) if any(rates) else None)
     return x
 
-  def _make_block(self, plan: BlockPlan, name: str) -> nn.Module:
-    # Only Wide ResNet's block knows dropout, see `check_fields`.
-    dropout = {"dropout": self.dropout} if self.dropout else {}
+  def _block(self, name: str, **options: Any) -> nn.Module:
+    if self.dropout:  # Only the block of Wide ResNets has it.
+      options["dropout"] = self.dropout
     return self.block(
-      plan.features,
-      strides=plan.strides,
-      dilations=plan.dilations,
       shortcut=self.shortcut,
       use_bias=self.use_bias,
       zero_init_residual=self.zero_init_residual,
       layers=self.layers,
       name=name,
-      **dropout,
+      **options,
     )
+
+
+def _stem_stride(stem: str) -> int:
+  """Returns the height of the input over that of the first block's input."""
+  return 1 if stem == "cifar" else 4
+
+
+def _check_together(net: ResNet) -> None:
+  """Raises ValueError for fields that do not go together."""
+  if len(net.stage_sizes) != len(net.stage_features):
+    raise ValueError(
+      f"stage_sizes has {len(net.stage_sizes)} entries and stage_features "
+      f"{len(net.stage_features)}: give one of each a stage"
+    )
+  if not 1 <= sum(net.stage_sizes) <= MAX_BLOCKS:
+    raise ValueError(
+      f"stage_sizes is {net.stage_sizes!r:.60}: use 1 to {MAX_BLOCKS:,} blocks "
+      "in all"
+    )
+  for field in ("dtype", "param_dtype"):
+    if not _is_floating(dtype := getattr(net, field)):
+      raise ValueError(
+        f"{field} is {dtype!r:.60}: use float32, bfloat16 or float64"
+      )
+  if net.dropout and "dropout" not in inspect.signature(net.block).parameters:
+    raise ValueError(
+      "dropout is an option of Wide ResNets of basic blocks (wrn_28_10): use "
+      "stochastic_depth in other networks"
+    )
+  if net.space_to_depth and net.stem != "imagenet":
+    raise ValueError(
+      f"space_to_depth is a way to compute the 7x7 stem: stem {net.stem!r} has "
+      "none"
+    )
+  if net.norm == "none" and net.zero_init_residual and not net.pre_activation:
+    raise ValueError(
+      "zero_init_residual starts the last scale of BatchNorm at 0, and with "
+      'norm="none" there is none: use one of the two'
+    )
+  strides = [_stem_stride(net.stem) << n for n in range(len(net.stage_sizes))]
+  if net.output_stride is not None and net.output_stride not in strides:
+    raise ValueError(
+      f"output_stride is {net.output_stride}: use one of "
+      f"{', '.join(map(str, strides))}"
+    )
+
+
+def _is_floating(dtype: Any) -> bool:
+  try:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+  except TypeError:
+    return False

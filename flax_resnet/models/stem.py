@@ -1,33 +1,36 @@
-"""What comes before the blocks."""
+"""The stem: the layers before the first block."""
+
+from typing import Literal
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from flax_resnet.models.cpu import max_pool
 from flax_resnet.models.layers import Layers, space_to_depth_conv
-from flax_resnet.models.operations import max_pool
 
-STEMS = ("imagenet", "cifar", "deep", "deep_convolutional")
+StemKind = Literal["imagenet", "cifar", "deep", "deep_convolutional"]
 
 
 class Stem(nn.Module):
   """The first convolutions, and the pool after them.
 
   Attributes:
-    kind: One of
+    kind: one of
       "imagenet": a 7x7 convolution at stride 2, a 3x3 max-pool at stride 2.
       "cifar": a 3x3 convolution, no pool.
       "deep": three 3x3 convolutions, the first at stride 2 and half as wide as
         the last, and the max-pool (ResNet-D: "Bag of Tricks", Fig. 2b).
       "deep_convolutional": as "deep", with a 3x3 convolution at stride 2 for a
         pool (ResNet-RS: Bello et al. 2021, section 4.1).
-    features: Output channels.
-    pre_activation: Leave BatchNorm and ReLU after the last convolution to the
-      first block.
-    space_to_depth: Compute the 7x7 convolution on 2x2 pixels as channels.
-    layers: How convolutions and norms are made.
+    features: output channels.
+    pre_activation: whether BatchNorm and ReLU after the last convolution are
+      left to the first block.
+    space_to_depth: whether the 7x7 convolution is computed on 2x2 pixels as
+      channels.
+    layers: maker of the convolutions and norms.
   """
 
-  kind: str
+  kind: StemKind
   features: int
   pre_activation: bool = False
   space_to_depth: bool = False
@@ -38,7 +41,7 @@ class Stem(nn.Module):
     self, x: Float[Array, "b h w c"], *, train: bool
   ) -> tuple[Float[Array, "b h2 w2 c2"], Float[Array, "b h3 w3 c2"]]:
     """Returns the map before the pool, and after it."""
-    conv = self.layers.conv
+    conv, last = self.layers.conv, "bn"
 
     def activate(x, name):
       return nn.relu(self.layers.norm(name=name)(x, train=train))
@@ -54,19 +57,13 @@ class Stem(nn.Module):
           else None,
           name="conv",
         )(x)
-        last = "bn"
       case "cifar":
         x = conv(self.features, 3, name="conv")(x)
-        last = "bn"
       case "deep" | "deep_convolutional":
         x = activate(conv(self.features // 2, 3, 2, name="conv1")(x), "bn1")
         x = activate(conv(self.features // 2, 3, name="conv2")(x), "bn2")
         x = conv(self.features, 3, name="conv3")(x)
         last = "bn3"
-      case _:
-        raise ValueError(
-          f"unknown stem {self.kind!r}: use one of {', '.join(STEMS)}"
-        )
     if not self.pre_activation:
       x = activate(x, last)
 

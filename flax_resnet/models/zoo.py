@@ -1,144 +1,137 @@
 """Networks by name."""
 
-from collections.abc import Callable
-import difflib
 import functools
-import inspect
 from typing import Any
 
+from flax_resnet import schema
+from flax_resnet.errors import suggestion
 from flax_resnet.models.blocks import BasicBlock, BottleneckBlock
 from flax_resnet.models.preact import PreActBasicBlock, PreActBottleneckBlock
 from flax_resnet.models.resnet import ResNet
 
-# He et al. 2015, Table 1; 200 as in He et al. 2016; 26 as in timm.
-_STAGE_SIZES = {
-  18: (2, 2, 2, 2),
-  26: (2, 2, 2, 2),
-  34: (3, 4, 6, 3),
-  50: (3, 4, 6, 3),
-  101: (3, 4, 23, 3),
-  152: (3, 8, 36, 3),
-  200: (3, 24, 36, 3),
+
+def _basic(*stage_sizes: int, **fields: Any) -> dict[str, Any]:
+  return {"block": BasicBlock, "stage_sizes": stage_sizes, **fields}
+
+
+def _bottleneck(*stage_sizes: int, **fields: Any) -> dict[str, Any]:
+  """Fields of `BottleneckBlock` are those of the block, others the net's."""
+  of_block = {"stride_in_1x1", "width_factor", "groups", "squeeze_ratio"}
+  options = {key: fields.pop(key) for key in of_block & fields.keys()}
+  block = functools.partial(BottleneckBlock, **options)
+  return {
+    "block": block if options else BottleneckBlock,
+    "stage_sizes": stage_sizes,
+    **fields,
+  }
+
+
+def _cifar(blocks_per_stage: int, block: Any = BasicBlock, **fields: Any):
+  """Section 4.2: 6n + 2 layers for n basic blocks, 9n + 2 for bottlenecks."""
+  return {
+    "block": block,
+    "stage_sizes": (blocks_per_stage,) * 3,
+    "stage_features": (16, 32, 64),
+    "stem": "cifar",
+    "num_classes": 10,
+    **fields,
+  }
+
+
+# The paper's code has the stride in the first 1x1; timm's nets in the 3x3.
+_PREACT_V1 = functools.partial(PreActBottleneckBlock, stride_in_1x1=True)
+_SE18 = functools.partial(BasicBlock, squeeze_ratio=1 / 16)
+_RESNET_D: dict[str, Any] = {"stem": "deep", "shortcut": "pooled"}
+_RESNET_RS: dict[str, Any] = {
+  "stem": "deep_convolutional",
+  "shortcut": "pooled",
+  "squeeze_ratio": 1 / 4,
 }
 
-
-def _imagenet(depth: int, **fields: Any) -> Callable[..., ResNet]:
-  """A net for images of 224 pixels; `block` as the paper has it by default."""
-  fields = {"block": _block(depth), "stage_sizes": _STAGE_SIZES[depth]} | fields
-  return functools.partial(ResNet, **fields)
-
-
-def _block(depth: int) -> Any:
-  return BasicBlock if depth in (18, 34) else BottleneckBlock
-
-
-def _cifar(depth: int, block: Any = BasicBlock, **fields: Any):
-  """The nets of section 4.2: 6n + 2 layers, or 9n + 2 with bottlenecks."""
-  convolutions = 2 if block in (BasicBlock, PreActBasicBlock) else 3
-  return functools.partial(
-    ResNet,
-    block=block,
-    stage_sizes=((depth - 2) // (3 * convolutions),) * 3,
-    stem="cifar",
-    num_classes=10,
-    **{"stage_features": (16, 32, 64)} | fields,
-  )
-
-
-def _wide(depth: int, factor: int) -> Callable[..., ResNet]:
-  """Zagoruyko & Komodakis 2016, Table 1: 6n + 4 layers, of which 3 are 1x1."""
-  return _cifar(
-    depth - 2,
-    PreActBasicBlock,
-    stem_features=16,
-    stage_features=(16 * factor, 32 * factor, 64 * factor),
-  )
-
-
-def _squeezing(
-  depth: int, ratio: float, **fields: Any
-) -> Callable[..., ResNet]:
-  block = functools.partial(_block(depth), squeeze_ratio=ratio)
-  return _imagenet(depth, block=block, **fields)
-
-
-def _bottleneck(**fields: Any) -> Callable[..., Any]:
-  return functools.partial(BottleneckBlock, **fields)
-
-
-# The networks by the paper that they are from.
-_FAMILIES: dict[str, dict[str, Callable[..., ResNet]]] = {
+# The fields of `ResNet` by name, and the names by the paper they are from.
+_FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
   "He et al. 2015, arXiv:1512.03385": {
-    # With the stride in the 3x3: v1.5, as fb.resnet.torch and torchvision.
-    **{f"resnet{d}": _imagenet(d) for d in (18, 34, 50, 101, 152)},
+    # Table 1, with the stride in the 3x3: v1.5, as fb.resnet.torch and
+    # torchvision.
+    "resnet18": _basic(2, 2, 2, 2),
+    "resnet34": _basic(3, 4, 6, 3),
+    "resnet50": _bottleneck(3, 4, 6, 3),
+    "resnet101": _bottleneck(3, 4, 23, 3),
+    "resnet152": _bottleneck(3, 8, 36, 3),
     # To the letter.
-    **{
-      f"resnet{d}_v1": _imagenet(d, block=_bottleneck(stride_in_1x1=True))
-      for d in (50, 101, 152)
-    },
-    # Section 4.2: option A.
-    **{
-      f"cifar_resnet{d}": _cifar(d, shortcut="identity")
-      for d in (20, 32, 44, 56, 110, 1202)
-    },
-    **{f"cifar_plain{d}": _cifar(d, shortcut="none") for d in (20, 32, 44, 56)},
+    "resnet50_v1": _bottleneck(3, 4, 6, 3, stride_in_1x1=True),
+    "resnet101_v1": _bottleneck(3, 4, 23, 3, stride_in_1x1=True),
+    "resnet152_v1": _bottleneck(3, 8, 36, 3, stride_in_1x1=True),
+    # Section 4.2, with the shortcuts of option A.
+    "cifar_resnet20": _cifar(3, shortcut="identity"),
+    "cifar_resnet32": _cifar(5, shortcut="identity"),
+    "cifar_resnet44": _cifar(7, shortcut="identity"),
+    "cifar_resnet56": _cifar(9, shortcut="identity"),
+    "cifar_resnet110": _cifar(18, shortcut="identity"),
+    "cifar_resnet1202": _cifar(200, shortcut="identity"),
+    "cifar_plain20": _cifar(3, shortcut="none"),
+    "cifar_plain32": _cifar(5, shortcut="none"),
+    "cifar_plain44": _cifar(7, shortcut="none"),
+    "cifar_plain56": _cifar(9, shortcut="none"),
   },
   "after He et al. 2015, arXiv:1512.03385": {
-    # Of the depth of the pre-activation net of He et al. 2016.
-    "resnet200": _imagenet(200),
-    "cifar_resnet8": _cifar(8, shortcut="identity"),
+    # As deep as the pre-activation net of He et al. 2016.
+    "resnet200": _bottleneck(3, 24, 36, 3),
+    "cifar_resnet8": _cifar(1, shortcut="identity"),
     # The ImageNet widths behind a 3x3 stem.
-    **{
-      f"cifar_resnet{d}": _imagenet(d, stem="cifar", num_classes=10)
-      for d in (18, 34, 50)
-    },
+    "cifar_resnet18": _basic(2, 2, 2, 2, stem="cifar", num_classes=10),
+    "cifar_resnet34": _basic(3, 4, 6, 3, stem="cifar", num_classes=10),
+    "cifar_resnet50": _bottleneck(3, 4, 6, 3, stem="cifar", num_classes=10),
   },
   "He et al. 2016, arXiv:1603.05027": {
-    # With the stride in the 3x3, as timm.
-    **{
-      f"resnetv2_{d}": _imagenet(d, block=PreActBottleneckBlock)
-      for d in (50, 101, 152, 200)
-    },
-    # Tables 3 and 4, with the stride where the paper's code has it.
-    "cifar_preact_resnet110": _cifar(110, PreActBasicBlock),
-    **{
-      f"cifar_preact_resnet{d}": _cifar(
-        d, functools.partial(PreActBottleneckBlock, stride_in_1x1=True)
-      )
-      for d in (164, 1001)
-    },
+    "resnetv2_50": _bottleneck(3, 4, 6, 3, block=PreActBottleneckBlock),
+    "resnetv2_101": _bottleneck(3, 4, 23, 3, block=PreActBottleneckBlock),
+    "resnetv2_152": _bottleneck(3, 8, 36, 3, block=PreActBottleneckBlock),
+    "resnetv2_200": _bottleneck(3, 24, 36, 3, block=PreActBottleneckBlock),
+    # Tables 3 and 4.
+    "cifar_preact_resnet110": _cifar(18, PreActBasicBlock),
+    "cifar_preact_resnet164": _cifar(18, _PREACT_V1),
+    "cifar_preact_resnet1001": _cifar(111, _PREACT_V1),
   },
   "Zagoruyko & Komodakis 2016, arXiv:1605.07146": {
-    **{
-      f"wide_resnet{d}_2": _imagenet(d, block=_bottleneck(width_factor=2))
-      for d in (50, 101)
-    },
-    "wrn_28_10": _wide(28, 10),
-    "wrn_40_4": _wide(40, 4),
+    "wide_resnet50_2": _bottleneck(3, 4, 6, 3, width_factor=2),
+    "wide_resnet101_2": _bottleneck(3, 4, 23, 3, width_factor=2),
+    # Table 1: 6n + 4 layers, of which 3 are 1x1.
+    "wrn_28_10": _cifar(
+      4, PreActBasicBlock, stem_features=16, stage_features=(160, 320, 640)
+    ),
+    "wrn_40_4": _cifar(
+      6, PreActBasicBlock, stem_features=16, stage_features=(64, 128, 256)
+    ),
   },
   "Xie et al. 2017, arXiv:1611.05431": {
-    # 64x4d is torchvision's.
-    f"resnext{d}_{groups}x{width}d": _imagenet(
-      d, block=_bottleneck(groups=groups, width_factor=groups * width // 64)
-    )
-    for d, groups, width in ((50, 32, 4), (101, 32, 8), (101, 64, 4))
+    "resnext50_32x4d": _bottleneck(3, 4, 6, 3, groups=32, width_factor=2),
+    "resnext101_32x8d": _bottleneck(3, 4, 23, 3, groups=32, width_factor=4),
+    # torchvision's.
+    "resnext101_64x4d": _bottleneck(3, 4, 23, 3, groups=64, width_factor=4),
   },
   "He et al. 2018 (ResNet-D), arXiv:1812.01187": {
-    f"resnet{d}d": _imagenet(d, stem="deep", shortcut="pooled")
-    for d in (26, 34, 50, 101, 152)
+    "resnet26d": _bottleneck(2, 2, 2, 2, **_RESNET_D),
+    "resnet34d": _basic(3, 4, 6, 3, **_RESNET_D),
+    "resnet50d": _bottleneck(3, 4, 6, 3, **_RESNET_D),
+    "resnet101d": _bottleneck(3, 4, 23, 3, **_RESNET_D),
+    "resnet152d": _bottleneck(3, 8, 36, 3, **_RESNET_D),
   },
   "Hu et al. 2018, arXiv:1709.01507": {
-    f"seresnet{d}": _squeezing(d, 1 / 16) for d in (18, 50, 101, 152)
+    "seresnet18": _basic(2, 2, 2, 2, block=_SE18),
+    "seresnet50": _bottleneck(3, 4, 6, 3, squeeze_ratio=1 / 16),
+    "seresnet101": _bottleneck(3, 4, 23, 3, squeeze_ratio=1 / 16),
+    "seresnet152": _bottleneck(3, 8, 36, 3, squeeze_ratio=1 / 16),
   },
   "Bello et al. 2021, arXiv:2103.07579": {
-    f"resnetrs{d}": _squeezing(
-      d, 1 / 4, stem="deep_convolutional", shortcut="pooled"
-    )
-    for d in (50, 101, 152, 200)
+    "resnetrs50": _bottleneck(3, 4, 6, 3, **_RESNET_RS),
+    "resnetrs101": _bottleneck(3, 4, 23, 3, **_RESNET_RS),
+    "resnetrs152": _bottleneck(3, 8, 36, 3, **_RESNET_RS),
+    "resnetrs200": _bottleneck(3, 24, 36, 3, **_RESNET_RS),
   },
 }
 _MODELS = {
-  name: make for family in _FAMILIES.values() for name, make in family.items()
+  name: fields for nets in _FAMILIES.values() for name, fields in nets.items()
 }
 
 
@@ -156,44 +149,22 @@ def create_model(name: str, **fields: Any) -> ResNet:
   """Returns the network called `name`.
 
   Args:
-    name: One of `list_models()`.
-    **fields: Fields of `ResNet` that shall differ from the named network's:
+    name: one of `list_models()`.
+    **fields: fields of `ResNet` that differ from those of the named network:
       `num_classes`, `dtype`, `shortcut`, `norm_group_size`, ...
 
   Raises:
-    ValueError: For an unknown name, or a field's value that cannot be.
-    TypeError: For an unknown field.
+    ValueError: for an unknown name, or a value that a field does not take.
+    TypeError: for an unknown field.
   """
   if name not in _MODELS:
-    raise ValueError(_unknown("model", name, list_models()))
-  known = list(inspect.signature(create_model).parameters)
+    raise ValueError(
+      f"unknown model {name!r}: {suggestion(str(name), list_models())}"
+    )
+  known = schema.parameters_of(ResNet)
   for field in fields:
     if field not in known:
-      raise TypeError(_unknown("field of a model", field, known[1:]))
-  return _MODELS[name](**fields)
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-  close = difflib.get_close_matches(name, known, n=1)
-  hint = f"did you mean {close[0]!r}?" if close else "use one of"
-  return f"unknown {what} {name!r}: {hint}" + (
-    "" if close else f" {', '.join(known)}"
-  )
-
-
-# help(create_model), and whoever checks arguments against the signature, see
-# the fields by name. `parent` and `name` belong to linen; the defaults are the
-# named network's.
-create_model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess] - set for help()
-  [
-    inspect.Parameter(
-      "name", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str
-    ),
-    *(
-      p.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=...)
-      for p in inspect.signature(ResNet).parameters.values()
-      if p.name not in ("parent", "name")
-    ),
-  ],
-  return_annotation=ResNet,
-)
+      raise TypeError(
+        f"unknown field of a model {field!r}: {suggestion(field, known)}"
+      )
+  return ResNet(**(_MODELS[name] | fields))

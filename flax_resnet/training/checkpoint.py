@@ -1,7 +1,15 @@
-"""Checkpoints: the latest few and the best, whole or not there at all."""
+"""Checkpoints of a run, by Orbax: the latest few and the best.
+
+A checkpoint is a folder that takes its name, the step, once it is complete:
+
+  state/    the arrays of the `TrainState`, and their digests
+  about/    what a reader needs besides: config, class names, image shape
+  metrics/  the row of the step, if there was one
+"""
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import itertools
 import pathlib
 from typing import Any
 
@@ -9,32 +17,43 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from flax_resnet.training import digests
-from flax_resnet.training.schema import InputError, RunError
+from flax_resnet import storage
+from flax_resnet.errors import InputError, RunError
+from flax_resnet.models.variables import mismatch, named_leaves
 from flax_resnet.training.state import TrainState
 
 
-def exists(directory: pathlib.Path) -> bool:
-  """Whether there is a complete checkpoint; `Checkpoints` makes the folder."""
-  return directory.is_dir() and any(
-    path.name.isdecimal() for path in directory.iterdir()
-  )
+class DigestingHandler(ocp.StandardCheckpointHandler):
+  """Orbax's handler of arrays, which also writes their digests."""
+
+  @classmethod
+  def typestr(cls) -> str:
+    """Returns the name in the checkpoint: Orbax's own handler can read it."""
+    return ocp.StandardCheckpointHandler.typestr()
+
+  def finalize(self, directory: Any) -> None:
+    """Writes the digests, on one host: all have written, nothing is public."""
+    super().finalize(directory)
+    storage.write_digests(pathlib.Path(directory))
 
 
 class Checkpoints:
-  """The checkpoints of a run, written in the background by Orbax.
-
-  A step's folder appears under its name once it is complete.
+  """The checkpoints of a run, written in the background.
 
   Args:
-    directory: Made if it is not there.
-    keep: How many of the latest to keep; the best by `val/top1` stays as well.
+    directory: folder of the checkpoints, which is made if it is not there.
+    keep: number of the latest to keep; the best by `val/top1` stays as well.
   """
 
   def __init__(self, directory: pathlib.Path, keep: int):
     self._directory = directory
     latest = preservation_policy.LatestN(keep)
     best = preservation_policy.BestN(get_metric_fn=_top1, n=1)
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handler = DigestingHandler()
+    registry.add("state", ocp.args.StandardSave, handler)
+    registry.add("state", ocp.args.StandardRestore, handler)
+    registry.add("about", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
     self._manager = ocp.CheckpointManager(
       directory.absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -44,7 +63,7 @@ class Checkpoints:
         # Without it, Orbax forgets the metrics when the run is restarted.
         best_fn=_top1,
       ),
-      handler_registry=_handlers(),
+      handler_registry=registry,
     )
 
   def latest_step(self) -> int | None:
@@ -57,124 +76,136 @@ class Checkpoints:
     """Starts to write a checkpoint; a later call, or `close`, waits for it.
 
     Args:
-      state: What to save.
-      metrics: Of the evaluation at this step; empty if there was none.
-      about: What a reader of the checkpoint needs besides; plain values.
+      state: state of the run.
+      metrics: row of the step; empty if there is none.
+      about: JSON values that a reader of the checkpoint needs besides.
+
+    Raises:
+      RunError: if this checkpoint, or the one before it, cannot be written.
     """
-    arrays = dict(vars(state))
-    if not state.faults.count:  # As in a run of before there were any.
-      del arrays["faults"]
-    with self._writing():
+    with self._write_errors_reported():
       self._directory.stat()  # Orbax would make it anew, were it gone.
       self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
+          state=ocp.args.StandardSave(dict(vars(state))),
+          about=ocp.args.JsonSave(about),
         ),
         metrics=dict(metrics),
       )
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """Returns a checkpoint's state, laid out over the devices as `like` is.
+    """Returns the state of a checkpoint, on the devices that `like` is on.
 
     Raises:
-      InputError: When its arrays are not those of `like`, or cannot be read.
+      InputError: if its arrays are not those of `like`, or cannot be read.
     """
+    folder = self._directory / str(step)
+    wanted = dict(vars(like))
     try:
-      return self._restore(step, like)
+      stored = self._manager.item_metadata(step)["state"].tree
+      if stored.keys() != wanted.keys():
+        raise InputError(
+          f"checkpoint {folder} was written by another version of flax_resnet, "
+          "whose runs this one cannot continue: predict, evaluate and export "
+          "still read it; to train on, give config.init_from and another "
+          "--workdir"
+        )
+      if problems := mismatch(_shapes(wanted), _shapes(stored)):
+        raise InputError(
+          f"checkpoint {folder} is not of this model and optimizer ({problems}"
+          "): use the config that wrote it, or another --workdir"
+        )
+      target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+      )
     except InputError:
       raise
     except Exception as error:  # TensorStore's, Python's, JAX's.
       raise InputError(
-        f"checkpoint {self._directory / str(step)} cannot be read: "
-        f"{_shown(error)}: remove it, and the run goes on from the one before"
+        f"checkpoint {folder} cannot be read: {_summary(error)}: remove it, "
+        "and the run goes on from the one before"
       ) from error
+    return like.replace(**restored["state"])
 
   def wait(self) -> None:
     """Waits for the checkpoint that is being written."""
-    with self._writing():
+    with self._write_errors_reported():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits likewise, and ends the writing."""
-    with self._writing():
+    """Waits for the checkpoint that is being written, and ends the writing."""
+    with self._write_errors_reported():
       self._manager.close()
 
   @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
-    """Tells in a sentence what Orbax's threads have met with."""
+  def _write_errors_reported(self) -> Iterator[None]:
+    """Raises a RunError for what Orbax's threads have met with."""
     try:
       yield
     except Exception as error:
-      cause = _cause(error)
+      cause = _root_cause(error)
       if jax.process_count() > 1 and isinstance(
         cause, (TimeoutError, jax.errors.JaxRuntimeError)
       ):
         # Orbax waits for the others, and ends with either where one is gone.
         raise jax.errors.JaxRuntimeError(str(cause)) from error
       raise RunError(
-        f"no checkpoint can be written to {self._directory}: {_shown(error)}; "
-        "those that are complete stay as they are: once it can, the same "
-        "command continues"
+        f"no checkpoint can be written to {self._directory}: "
+        f"{_summary(error)}; those that are complete stay as they are: once it "
+        "can, the same command continues"
       ) from error
 
-  def _restore(self, step: int, like: TrainState) -> TrainState:
-    stored = self._manager.item_metadata(step)["state"].tree
-    wanted = dict(vars(like))
-    if "faults" not in stored:
-      del wanted["faults"]
-    self._check(step, _shapes(stored), _shapes(wanted))
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    )["state"]
-    return like.replace(**restored)
 
-  def _check(self, step: int, stored: dict, wanted: dict) -> None:
-    problems = []
-    # Parameters first: the rest mostly repeats what is wrong with them.
-    names = stored.keys() | wanted.keys()
-    for name in sorted(names, key=lambda n: (not n.startswith("params"), n)):
-      if name not in stored:
-        problems.append(f"{name} is missing")
-      elif name not in wanted:
-        problems.append(f"{name} is unexpected")
-      elif stored[name] != wanted[name]:
-        problems.append(f"{name} is {stored[name]} instead of {wanted[name]}")
-    if problems:
-      more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-      raise InputError(
-        f"checkpoint {self._directory / str(step)} is not of this model and "
-        f"optimizer: {', '.join(problems[:5])}{more}: use the config that "
-        "wrote it, or another --workdir"
-      )
+def quarantine_damaged(directory: pathlib.Path) -> str:
+  """Renames the checkpoints that are newer than the newest sound one.
 
+  Args:
+    directory: checkpoints of a run; if all are damaged it stays as it is.
 
-def _cause(error: BaseException) -> BaseException:
-  """Returns the error that the others follow from."""
-  while (cause := error.__cause__ or error.__context__) is not None:
-    error = cause
-  return error
+  Returns:
+    A line that names them; "" if none is damaged.
+
+  Raises:
+    InputError: if there are checkpoints and none is sound.
+  """
+  steps = storage.checkpoint_steps(directory)
+  damaged = {}
+  for folder in (directory / str(step) for step in steps):
+    if (found := damage(folder)) is None:
+      break
+    damaged[folder] = found
+  if not damaged:
+    return ""
+  verb = "checkpoint is" if len(damaged) == 1 else "checkpoints are"
+  each = ", ".join(f"{folder} ({found})" for folder, found in damaged.items())
+  if len(damaged) == len(steps):
+    raise InputError(
+      f"{verb} damaged: {each}, and there is no other to go on with"
+    )
+  for folder in damaged:
+    names = (f"damaged-{folder.name}-{n}" for n in itertools.count(2))
+    target = directory / f"damaged-{folder.name}"
+    while target.exists():
+      target = directory / next(names)
+    folder.rename(target)
+  return f"{verb} damaged: {each}: set aside as damaged-…, which can be deleted"
 
 
-def _shown(error: BaseException) -> str:
-  error = _cause(error)
-  # TensorStore's errors end with what was wrong, before all its settings.
-  text = " ".join(f"{type(error).__name__}: {error}".split())
-  text = text.partition(" [tensorstore")[0]
-  return text if len(text) < 200 else f"…{text[-200:]}"
-
-
-def _handlers() -> Any:
-  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-  state, about = digests.DigestingHandler(), ocp.JsonCheckpointHandler()
-  for name, handler, kinds in (
-    ("state", state, (ocp.args.StandardSave, ocp.args.StandardRestore)),
-    ("about", about, (ocp.args.JsonSave, ocp.args.JsonRestore)),
-  ):
-    for kind in kinds:
-      registry.add(name, kind, handler)
-  return registry
+def damage(folder: pathlib.Path) -> str | None:
+  """Returns how a checkpoint differs from what was written; None if nowhere."""
+  state = folder / "state"
+  if not (state / storage.DIGESTS).exists():
+    return f"state/{storage.DIGESTS} is missing"
+  try:
+    for path in (folder / "metrics" / "metrics", folder / "about" / "metadata"):
+      if path.exists():
+        storage.read_json(path)
+  except (OSError, ValueError) as error:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+  difference = storage.difference(state)
+  return difference and f"state/{difference}"
 
 
 def _top1(metrics: Mapping[str, float]) -> float:
@@ -182,11 +213,25 @@ def _top1(metrics: Mapping[str, float]) -> float:
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-  """Returns "float32[3, 3, 16, 16]" by name: "params/stem/conv/kernel"."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in leaves
-  }
+  """Returns "float32[3, 3, 16, 16]" by name, the parameters first.
+
+  What else does not fit mostly repeats what is wrong with them.
+  """
+  leaves = named_leaves(tree)
+  names = sorted(leaves, key=lambda name: not name.startswith("params/"))
+  return {n: f"{leaves[n].dtype}{list(leaves[n].shape)}" for n in names}
+
+
+def _root_cause(error: BaseException) -> BaseException:
+  while (cause := error.__cause__ or error.__context__) is not None:
+    error = cause
+  return error
+
+
+def _summary(error: BaseException) -> str:
+  """Returns a line of at most 200 characters on the cause of an error."""
+  error = _root_cause(error)
+  # TensorStore's errors end with what was wrong, before all its settings.
+  text = " ".join(f"{type(error).__name__}: {error}".split())
+  text = text.partition(" [tensorstore")[0]
+  return text if len(text) < 200 else f"…{text[-200:]}"

@@ -1,34 +1,68 @@
 """Exact evaluation: every example counts once, whatever the batch size."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
+import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from flax_resnet import sharding
-from flax_resnet.training import metrics
-from flax_resnet.training.state import TrainState
-from flax_resnet.training.steps import EvalStep
+from flax_resnet.augment import Normalize
+from flax_resnet.models import cpu, ResNet
+from flax_resnet.training import losses, metrics
+from flax_resnet.training.steps import Batch, platform
+
+
+def make_eval_step(
+  model: ResNet, normalize: Normalize, *, mesh: Mesh
+) -> jax.stages.Wrapped:
+  """Returns the jitted function that adds a batch to the sums.
+
+  Args:
+    model: the network.
+    normalize: normalization of uint8 images.
+    mesh: the devices.
+
+  Returns:
+    (variables, sums, batch) -> sums.
+  """
+
+  def eval_step(
+    variables: Any, total: metrics.Sums, batch: Batch
+  ) -> metrics.Sums:
+    images = normalize(batch["image"])
+    logits = cast(jax.Array, model.apply(variables, images, train=False))
+    each = losses.cross_entropy(logits, batch["label"])
+    sums = metrics.sums(each, logits, batch["label"], batch["mask"])
+    return metrics.add(total, sums)
+
+  return jax.jit(
+    eval_step,
+    out_shardings=sharding.replicated(mesh),
+    compiler_options=cpu.compiler_options(platform(mesh)),
+  )
 
 
 def evaluate(
-  eval_step: EvalStep,
-  state: TrainState,
+  eval_step: jax.stages.Wrapped,
+  variables: Any,
   batches: Iterable[Mapping[str, np.ndarray]],
   mesh: Mesh,
 ) -> dict[str, float]:
-  """Returns the means over the examples that the batches' masks mark.
+  """Returns the means over the examples that the masks of the batches mark.
 
   Args:
-    eval_step: See `steps.make_eval_step`.
-    state: What to evaluate.
-    batches: This host's part of each, see `pipeline.eval_batches`.
-    mesh: Where to compute.
+    eval_step: see `make_eval_step`.
+    variables: {"params": …, "batch_stats": …}, on all devices.
+    batches: this host's part of each batch, see `data.Split.eval_batches`.
+    mesh: the devices.
 
   Returns:
-    "val/loss", "val/top1", "val/top5", and "val/count", how many there were.
+    "val/loss" in nats, "val/top1" and "val/top5" in [0, 1], and "val/count",
+    the number of examples.
   """
-  total = metrics.zeros()
+  total = sharding.replicate(metrics.zeros(), mesh)
   for batch in batches:
-    total = eval_step(state, total, sharding.shard_batch(batch, mesh))
+    total = eval_step(variables, total, sharding.shard_batch(batch, mesh))
   return {f"val/{key}": mean for key, mean in metrics.means(total).items()}

@@ -1,37 +1,42 @@
-"""The training loop."""
+"""The training loop.
 
-from collections.abc import Mapping
+After every step at which anything is due, in this order:
+
+1. What is not finite ends the run: nothing of it is ever written.
+2. Evaluation, of the state after `step` updates.
+3. The row in metrics.jsonl. It comes before the checkpoint: a row without a
+   checkpoint is replayed when the run continues, a checkpoint without its row
+   would lose it.
+4. The checkpoint, last.
+"""
+
+from collections.abc import Iterator, Mapping
 import contextlib
 import pathlib
+import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from flax_resnet import sharding
-from flax_resnet.data.datasets import Split
-from flax_resnet.training import (
-  checkpoint,
-  curves,
-  digests,
-  faults,
-  hosts,
-  lock,
-  metrics,
-)
-from flax_resnet.training import workdir as workdirs
-from flax_resnet.training.announcement import describe
-from flax_resnet.training.checkpoint import Checkpoints
+from flax_resnet import plots, sharding, storage
+from flax_resnet.data.dataset import Split
+from flax_resnet.training import metrics
+from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import evaluate
-from flax_resnet.training.interrupt import Stopped, StopSignals, until
-from flax_resnet.training.logbook import Logbook, Row
-from flax_resnet.training.pace import Pace
-from flax_resnet.training.run import prepare, Run
+from flax_resnet.training.init_from import start_from_weights
+from flax_resnet.training.log import describe, Log, Row
+from flax_resnet.training.setup import default_values, Run, set_up
 from flax_resnet.training.state import TrainState
-from flax_resnet.training.warm_start import warm_start
+from flax_resnet.training.steps import check_finite, CompiledByShape
+from flax_resnet.training.stop import Stopped, StopSignals, until_stopped
+from flax_resnet.training.workdir import (
+  check_workdir,
+  locked,
+  write_errors_reported,
+)
 
 
 def train(
@@ -39,154 +44,162 @@ def train(
   workdir: str | pathlib.Path,
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-  """Trains to the end of the recipe, from where the workdir stands.
+  """Trains to the end of the recipe, from where the run in the workdir is.
 
   Args:
-    config: A recipe, see `configs/`.
-    workdir: Of the run; a run that it holds is continued.
-    mesh: The devices; None for all there are.
+    config: a recipe, see `configs/`.
+    workdir: folder of the run; a run that it holds is continued.
+    mesh: the devices; None for all there are.
 
   Returns:
-    What `summary.json` says.
+    The contents of `summary.json`.
 
   Raises:
-    InputError: When config and workdir cannot be used; nothing is written.
-    RunError: When a step is not finite, see `faults`, or the workdir cannot be
-      written any more.
-    Stopped: At SIGINT or SIGTERM, after a checkpoint.
+    InputError: if config and workdir cannot be used; nothing is written.
+    RunError: if a step is not finite, or the workdir cannot be written any
+      more.
+    Stopped: at SIGINT or SIGTERM, after a checkpoint.
   """
   workdir = pathlib.Path(workdir)
   config = config.to_dict() if isinstance(config, ConfigDict) else config
+  writes = jax.process_index() == 0  # One host writes the files of the run.
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdirs.writing(workdir))
-    run = prepare(config, mesh or sharding.make_mesh())
-    workdirs.check(workdir, config)
-    folder = workdir / "checkpoints"
-    state, origin = run.initial_state(), ()
-    if not checkpoint.exists(folder):
-      # A run that continues needs its weight file no more.
-      state, origin = warm_start(run, state)
-    stack.enter_context(lock.held(workdir))
-    damaged = hosts.first(lambda: digests.set_damaged_aside(folder))
-    checkpoints = Checkpoints(folder, run.recipe.keep_checkpoints)
+    stack.enter_context(write_errors_reported(workdir))
+    run = set_up(config, mesh or sharding.make_mesh())
+    check_workdir(workdir, config, default_values(config))
+    directory = workdir / "checkpoints"
+
+    # A run starts from
+    # 1. the parameters that its seed draws;
+    state, origin = run.drawn_state(), []
+    # 2. or the weights of `init_from`, unless it continues: then it needs that
+    #    file no more, and nothing has been written when the file is wrong;
+    if not storage.checkpoint_steps(directory):
+      state, origin = start_from_weights(run, state)
+    state = sharding.replicate(state, run.mesh)
+    # 3. or its own newest checkpoint, once damaged newer ones are set aside;
+    stack.enter_context(locked(workdir))
+    damaged = sharding.on_first_host(lambda: quarantine_damaged(directory))
+    checkpoints = Checkpoints(directory, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
       state = checkpoints.restore(step, state)
-    if _writes():
-      workdirs.write_json(workdir / "config.json", config)
-    log = Logbook(workdir, int(state.step), run.num_steps, _writes())
+    # 4. and the rows of metrics.jsonl after that step are dropped.
+    if writes:
+      storage.write_json(workdir / "config.json", config)
+    log = Log(workdir, int(state.step), run.num_steps, writes)
     stack.callback(log.close)
-    log.say(describe(run, state, (*origin, *damaged.splitlines())))
+    log.print(describe(run, state, [*origin, *damaged.splitlines()]))
 
     with StopSignals(jax.process_count()) as signals:
-      state = _fit(run, state, checkpoints, log, signals)
+      state = _take_steps(run, state, checkpoints, log, signals)
       checkpoints.wait()
-    signum = signals.received or 0
-    return _conclude(run, int(state.step), workdir, log, signum)
+    if log.rows and writes:
+      path = workdir / "curves.png"
+      plots.training_curves(log.rows, run.title, path)
+    if not log.has_row(run.num_steps):
+      raise Stopped(
+        f"stopped after step {int(state.step)}, which is saved: the same "
+        "command continues",
+        signals.received or 0,
+      )
+    summary = _summary(log, int(state.step))
+    if writes:
+      storage.write_json(workdir / "summary.json", summary)
+    _print_summary(log, summary, workdir)
+    return summary
 
 
-def _fit(
+def _take_steps(
   run: Run,
   state: TrainState,
   checkpoints: Checkpoints,
-  log: Logbook,
+  log: Log,
   signals: StopSignals,
 ) -> TrainState:
   """Takes the steps that are left; logs, evaluates and saves on the way."""
   recipe, step = run.recipe, int(state.step)
-  pace, train_step, shapes = Pace(step), run.train_step, None
-  if step and not _is_told(run, log, step):
+  timer = StepTimer(step)
+  train_step = CompiledByShape(run.train_step, timer.paused)
+  if step and not _is_logged(run, log, step):
     # A signal had come before its evaluation, or its row was damaged.
-    state, _ = _look(run, state, pace, log, signals)
+    state, _ = _evaluate_and_log(run, state, timer, log, signals)
   if step == run.num_steps or signals.stopping:
     return state
-  calls = run.train_calls(step)
-  batch, count = next(calls)
+  inputs = run.train_inputs(step)
+  batch, count = next(inputs)
 
   while step < run.num_steps and not signals.stopping:
-    if shapes != (here := jax.tree.map(jnp.shape, batch)):
-      with pace.pause(state):
-        train_step = run.train_step.lower(state, batch).compile()
-      shapes = here
     state = train_step(state, batch)
     step += count
     log.advance(count)
-    batch, count = next(calls, (None, 0))
-    if not signals.to_stop() and not run.is_looked_at(step):
+    batch, count = next(inputs, (None, 0))  # While the device computes.
+    due = any(run.due(step, every) for every in run.intervals)
+    if not signals.should_stop() and not due:
       continue
 
-    faults.check(state.faults, recipe.skip_nonfinite, run.learning_rate)
-    state, row = _look(run, state, pace, log, signals)
-    if signals.stopping or run.is_due(step, recipe.checkpoint_every):
-      with pace.pause(state):
+    check_finite(state.nonfinite, recipe.skip_nonfinite, run.learning_rate)
+    state, row = _evaluate_and_log(run, state, timer, log, signals)
+    if signals.stopping or run.due(step, recipe.checkpoint_every):
+      with timer.paused(state):
         checkpoints.save(state, row, run.about())
   return state
 
 
-def _look(
-  run: Run, state: TrainState, pace: Pace, log: Logbook, signals: StopSignals
+def _is_logged(run: Run, log: Log, step: int) -> bool:
+  """Whether the log has all that was due at `step`."""
+  return log.has_row(step) and (step < run.num_steps or bool(log.evaluations()))
+
+
+def _evaluate_and_log(
+  run: Run, state: TrainState, timer: "StepTimer", log: Log, signals: StopSignals
 ) -> tuple[TrainState, Row]:
   """Evaluates and logs what is due; returns the row.
 
-  Nothing is logged when a signal comes before the evaluation is complete: the
-  run does it when it continues.
+  Nothing is logged if a signal comes before the evaluation is complete: the run
+  does it when it continues.
   """
   step, row = int(state.step), {}
-  if run.is_due(step, run.recipe.eval_every):
-    with pace.pause(state):
-      batches = until(signals.to_stop, run.eval_batches())
-      row = evaluate(run.eval_step, state, batches, run.mesh)
-      row |= _skipped("val", run.dataset.eval)
+  if run.due(step, run.recipe.eval_every):
+    with timer.paused(state):
+      batches = until_stopped(signals.should_stop, run.eval_batches())
+      row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
+      row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
-  if run.is_due(step, run.recipe.log_every):
-    row = _training_metrics(run, state, step, pace) | row
+  if run.due(step, run.recipe.log_every):
+    row = _training_metrics(run, state, step, timer) | row
     state = state.replace(sums=run.zero_sums())
   if row:
     log.write(step, {"epoch": step / run.steps_per_epoch, **row})
   return state, row
 
 
-def _is_told(run: Run, log: Logbook, step: int) -> bool:
-  """Whether the log has what was due after `step`."""
-  return log.knows(step) and (step < run.num_steps or bool(log.evaluated()))
-
-
 def _training_metrics(
-  run: Run, state: TrainState, step: int, pace: Pace
+  run: Run, state: TrainState, step: int, timer: "StepTimer"
 ) -> dict[str, float]:
-  """Fetches the sums since the last call: waits for the device."""
+  """Fetches the sums since the last row: waits for the device."""
   means = metrics.means(state.sums)
-  known = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
-  skipped = int(state.faults.count)
+  keys = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
+  skipped = int(state.nonfinite.count)
   return {
-    **{f"train/{key}": means[key] for key in known},
+    **{f"train/{key}": means[key] for key in keys},
     "learning_rate": float(np.asarray(run.learning_rate(step - 1 - skipped))),
-    "images_per_second": pace.lap(step) * run.recipe.batch_size,
+    "images_per_second": timer.steps_per_second(step) * run.recipe.batch_size,
     **({"train/skipped_steps": skipped} if run.recipe.skip_nonfinite else {}),
-    **_skipped("train", run.dataset.train),
+    **_skipped_images("train", run.dataset.train),
   }
 
 
-def _skipped(name: str, split: Split) -> dict[str, int]:
-  """Returns how many broken images this host skipped since it was asked."""
+def _skipped_images(name: str, split: Split) -> dict[str, int]:
+  """Returns how many broken images this host skipped since the last call."""
   return {f"{name}/skipped": split.skipped.take()} if split.skips else {}
 
 
-def _conclude(
-  run: Run, step: int, workdir: pathlib.Path, log: Logbook, signum: int
-) -> dict[str, Any]:
-  """Draws the curves, writes the summary and says how the run ended."""
-  if log.rows and _writes():
-    curves.draw(log.rows, run.title(), workdir / "curves.png")
-  if not log.knows(run.num_steps):
-    raise Stopped(
-      f"stopped after step {step}, which is saved: the same command continues",
-      signum,
-    )
-  last = log.evaluated()[-1]
-  best = max(log.evaluated(), key=lambda row: row["val/top1"])
-  summary = {
+def _summary(log: Log, step: int) -> dict[str, Any]:
+  last = log.evaluations()[-1]
+  best = max(log.evaluations(), key=lambda row: row["val/top1"])
+  return {
     "val/top1": last["val/top1"],
     "best/val/top1": best["val/top1"],
     "best/step": best["step"],
@@ -194,17 +207,42 @@ def _conclude(
     "seconds": round(log.seconds(), 1),
     "finished": True,
   }
-  if _writes():
-    workdirs.write_json(workdir / "summary.json", summary)
-  log.say(
-    f"finished after {step} steps and {log.seconds():.0f} s: top1 "
-    f"{last['val/top1']:.2%} on {last['val/count']:,} images (best "
-    f"{best['val/top1']:.2%} after step {best['step']}); curves in "
-    f"{workdir / 'curves.png'}"
+
+
+def _print_summary(
+  log: Log, summary: Mapping[str, Any], workdir: pathlib.Path
+) -> None:
+  count = log.evaluations()[-1]["val/count"]
+  log.print(
+    f"finished after {summary['step']} steps and {log.seconds():.0f} s: top1 "
+    f"{summary['val/top1']:.2%} on {count:,} images (best "
+    f"{summary['best/val/top1']:.2%} after step {summary['best/step']}); "
+    f"curves in {workdir / 'curves.png'}"
   )
-  return summary
 
 
-def _writes() -> bool:
-  """Whether this host writes the files of the run."""
-  return jax.process_index() == 0
+class StepTimer:
+  """The pace of training, without evaluation, saving and compilation.
+
+  Args:
+    step: number of completed updates when it starts.
+  """
+
+  def __init__(self, step: int):
+    self._step = step
+    self._start = time.monotonic()
+
+  @contextlib.contextmanager
+  def paused(self, state: Any) -> Iterator[None]:
+    """Leaves a `with` block out, once the steps up to `state` are done."""
+    jax.block_until_ready(state)
+    start = time.monotonic()
+    yield
+    self._start += time.monotonic() - start
+
+  def steps_per_second(self, step: int) -> float:
+    """Returns the steps a second since the last call."""
+    now = time.monotonic()
+    pace = (step - self._step) / max(now - self._start, 1e-9)
+    self._step, self._start = step, now
+    return pace

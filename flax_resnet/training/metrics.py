@@ -1,20 +1,26 @@
 """Loss and accuracy: sums on the device, means where they are logged."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+import numpy as np
 
-# "loss", "top1", "top5": sums over examples; "count": how many.
-Sums = dict[str, jax.Array]
+# "loss", "top1", "top5": sums over examples; "count": number of examples. On
+# the device, float32 [] and int32 [], or in NumPy.
+Sums = dict[str, Any]
 
 
 def zeros() -> Sums:
-  """Returns the sums over no example."""
-  return {
-    key: jnp.zeros((), jnp.float32) for key in ("loss", "top1", "top5")
-  } | {"count": jnp.zeros((), jnp.int32)}
+  """Returns the sums over no example.
+
+  In NumPy, so that they can be put onto any mesh, of several hosts too.
+  """
+  return {key: np.zeros((), np.float32) for key in ("loss", "top1", "top5")} | {
+    "count": np.zeros((), np.int32)
+  }
 
 
 def sums(
@@ -35,8 +41,10 @@ def sums(
   }
 
 
-def _rank(logits: Array, label: Array) -> Array:
-  """How many classes come before the true one, in the order of argmax."""
+def _rank(
+  logits: Float[Array, "b n"], label: Int[Array, "b 1"]
+) -> Int[Array, " b"]:
+  """Returns how many classes come before the true one, in argmax's order."""
   # Of equals the first comes first; NaN comes before all.
   true = jnp.take_along_axis(logits, label, axis=-1)
   classes = jnp.arange(logits.shape[-1])
@@ -50,9 +58,11 @@ def add(a: Sums, b: Sums) -> Sums:
 
 
 def means(total: Sums) -> dict[str, float]:
-  """Returns "loss", "top1" and "top5" (shares) and "count" on the host.
+  """Returns the means of sums, on the host: it waits for the device.
 
-  Over no example, the means are NaN.
+  Returns:
+    "loss" in nats, "top1" and "top5" as shares, in [0, 1], NaN over no example;
+    "count", an int.
   """
   host = jax.device_get(total)
   count = int(host["count"])

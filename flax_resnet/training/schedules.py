@@ -1,81 +1,84 @@
 """The learning rate by step: a warm-up, and a fall after it."""
 
 from collections.abc import Sequence
-import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import optax
 
-Name = Literal["cosine", "step", "polynomial", "one_cycle"]
-Warmup = Literal["linear", "constant"]
+from flax_resnet.schema import Count, NotNegative, Positive, Range, Rate, Share
 
 
 def make_schedule(
   num_steps: int,
+  batch_size: int,
   *,
-  name: Name,
-  peak: float,
-  warmup: float,
-  warmup_start: float,
-  warmup_method: Warmup,
-  boundaries: Sequence[float],
-  decay_rate: float,
-  power: float,
-  final_rate: float,
+  schedule: Literal["cosine", "step", "polynomial", "one_cycle"],
+  learning_rate: Positive,
+  reference_batch_size: Count | None = None,
+  warmup: Rate = 0.0,
+  warmup_start: NotNegative = 0.0,
+  warmup_method: Literal["linear", "constant"] = "linear",
+  boundaries: Sequence[Annotated[float, Range(above=0, below=1)]] = (),
+  decay_rate: Annotated[float, Range(above=0, maximum=1)] = 0.1,
+  power: Positive = 2.0,
+  final_rate: Share = 0.0,
 ) -> optax.Schedule:
-  """Returns the learning rate by step; see `optim.make_optimizer`.
+  """Returns the learning rate as a function of the completed updates.
+
+  Times are shares of the run, so that a run of another length has the same
+  shape: 32,000 of 64,000 steps are 0.5. After the run the rate stays as it is
+  at its end.
 
   Args:
-    num_steps: Of the whole run; the rate after the last is that of the end.
-    name: How the rate falls.
-    peak: The rate at which the fall starts.
-    warmup: Share of the run before the fall.
-    warmup_start: The rate at the start of the warm-up.
-    warmup_method: Whether it rises to the peak or stays as it starts.
-    boundaries: Of "step".
-    decay_rate: Of "step".
-    power: Of "polynomial".
-    final_rate: Share of the peak at the end, of all but "step".
+    num_steps: length of the run in steps.
+    batch_size: examples of a step.
+    schedule: way in which the rate falls from its peak. "cosine": along half a
+      wave (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983); "step":
+      by `decay_rate` at each of `boundaries`; "polynomial": as the `power` of
+      the time that is left, as in MLPerf with LARS; "one_cycle": along a
+      straight line, after a `warmup` along another (Smith & Topin 2018,
+      https://arxiv.org/abs/1708.07120, with a constant momentum).
+    learning_rate: rate at the peak, above 0.
+    reference_batch_size: batch size that `learning_rate` is for; with another
+      the peak is scaled in proportion (Goyal et al. 2017,
+      https://arxiv.org/abs/1706.02677, section 2.1). Default None: the peak is
+      `learning_rate`.
+    warmup: share of the run before the peak, in [0, 1); default 0.
+    warmup_start: rate at the start of the warm-up, 0 or more, which is not
+      scaled; default 0.
+    warmup_method: "linear", the default, for a rise from `warmup_start` to the
+      peak; "constant" for `warmup_start` until the peak, as He et al. 2015
+      train ResNet-110.
+    boundaries: shares of the run, in (0, 1), of "step"; default none.
+    decay_rate: factor of the rate at each boundary, in (0, 1], of "step";
+      default 0.1.
+    power: exponent above 0, of "polynomial"; default 2.
+    final_rate: rate at the end as a share of the peak, in [0, 1], of all but
+      "step"; default 0.
 
   Raises:
-    ValueError: For a number out of its range.
+    ValueError: if "one_cycle" has no warm-up.
   """
-  check_range("learning_rate", peak, peak > 0, "more than 0")
-  check_range("warmup", warmup, 0 <= warmup < 1, "a share of the run, 0 to 1")
-  check_range(
-    "warmup_start", warmup_start, warmup_start >= 0, "a rate, 0 or more"
-  )
-  for boundary in boundaries:
-    check_range("boundaries", boundary, 0 < boundary < 1, "shares of the run")
-  check_range("decay_rate", decay_rate, 0 < decay_rate <= 1, "a factor up to 1")
-  check_range("power", power, power > 0, "more than 0")
-  check_range(
-    "final_rate", final_rate, 0 <= final_rate <= 1, "a share of learning_rate"
-  )
-  if name == "one_cycle" and not warmup:
+  if schedule == "one_cycle" and not warmup:
     raise ValueError(
       "warmup is 0.0, and one_cycle rises before it falls: use the share of "
       "the run in which it rises"
     )
-
+  peak = learning_rate
+  if reference_batch_size is not None:
+    peak = learning_rate * batch_size / reference_batch_size
   rise = round(warmup * num_steps)
   left = num_steps - rise
-  if name == "cosine":
+  if schedule == "cosine":
     rate = optax.cosine_decay_schedule(peak, left, alpha=final_rate)
-  elif name == "step":
+  elif schedule == "step":
     steps = {round(b * num_steps) - rise: decay_rate for b in boundaries}
     rate = optax.piecewise_constant_schedule(peak, steps)
   else:
-    power = 1.0 if name == "one_cycle" else power
+    power = 1.0 if schedule == "one_cycle" else power
     rate = optax.polynomial_schedule(peak, peak * final_rate, power, left)
   if rise:
     end = peak if warmup_method == "linear" else warmup_start
     warm = optax.linear_schedule(warmup_start, end, rise)
     rate = optax.join_schedules([warm, rate], [rise])
   return rate
-
-
-def check_range(name: str, value: float, holds: bool, wanted: str) -> None:
-  """Raises ValueError, which says what to use, unless a number `holds`."""
-  if not holds or not math.isfinite(value):
-    raise ValueError(f"{name} is {value}: use {wanted}")

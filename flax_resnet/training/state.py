@@ -1,17 +1,41 @@
-"""All that a training run carries from one step to the next."""
+"""The state that a training run carries from one step to the next."""
 
 from collections.abc import Mapping
 from typing import Any, Self
 
 from flax import struct
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from flax_resnet.models import ResNet
-from flax_resnet.models.start import initial_variables
-from flax_resnet.training import averaging, faults, metrics
+from flax_resnet.models.layers import at_least_float32
+from flax_resnet.models.variables import initial_variables
+from flax_resnet.training import metrics
+
+
+class NonFinite(struct.PyTreeNode):
+  """The steps of a run whose loss, gradient or statistics were not finite.
+
+  Attributes:
+    count: number of such steps, int32 [].
+    step: the latest of them, from 1, int32 [].
+    loss: loss of that step, float32 [].
+    norm: norm of its gradient over all parameters, float32 [].
+  """
+
+  count: jax.Array
+  step: jax.Array
+  loss: jax.Array
+  norm: jax.Array
+
+  @classmethod
+  def none(cls) -> Self:
+    """Returns the record of a run that has had none."""
+    dtypes = (np.int32, np.int32, np.float32, np.float32)
+    return cls(*(jnp.zeros((), dtype) for dtype in dtypes))
 
 
 class TrainState(struct.PyTreeNode):
@@ -20,57 +44,39 @@ class TrainState(struct.PyTreeNode):
   Random numbers are no part of it: they are a function of (seed, step).
 
   Attributes:
-    step: Completed updates, int32 [].
-    params: Of the network.
-    batch_stats: BatchNorm's running statistics; empty without BatchNorm.
-    opt_state: Of the optimizer.
-    sums: Of the training metrics since they were last logged, so that a
-      resumed run logs what an undisturbed one does.
-    faults: The steps that were not finite.
+    step: number of completed updates, int32 [].
+    params: parameters of the network.
+    batch_stats: running statistics of BatchNorm; empty without BatchNorm.
+    opt_state: state of the optimizer.
+    average: moving average of params and batch_stats, {"params": …,
+      "batch_stats": …}; empty in a run without `ema_decay`.
+    sums: sums of the training metrics since they were last logged, so that a
+      resumed run logs the rows of an undisturbed one.
+    nonfinite: record of the steps that were not finite.
   """
 
   step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
+  average: Any
   sums: metrics.Sums
-  faults: faults.Faults
+  nonfinite: NonFinite
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What is trained, as `model.apply` takes it."""
+    """The variables that are trained, as `model.apply` takes them."""
     return {"params": self.params, "batch_stats": self.batch_stats}
 
   @property
-  def evaluated(self) -> dict[str, Any]:
-    """What evaluation and all users of the network take, likewise."""
-    return self.variables
+  def eval_variables(self) -> dict[str, Any]:
+    """The variables that are evaluated: the average, if there is one."""
+    return self.average or self.variables
 
   def with_variables(self, variables: Mapping[str, Any]) -> Self:
-    """Returns the state with others in the place of its variables."""
-    return self.replace(**variables)
-
-
-class AveragedState(TrainState):
-  """The state of a run with `ema_decay`.
-
-  Its own class, as Orbax would not restore an older checkpoint into a
-  `TrainState` with one field more, not even one that is None.
-
-  Attributes:
-    average: Of the variables over the steps, see `averaging`.
-  """
-
-  average: Any
-
-  @property
-  def evaluated(self) -> dict[str, Any]:
-    """The average."""
-    return self.average
-
-  def with_variables(self, variables: Mapping[str, Any]) -> Self:
-    """As in `TrainState`; the average starts there anew."""
-    return self.replace(**variables, average=averaging.start(variables))
+    """Returns the state with other variables; an average starts from them."""
+    average = start_average(variables) if self.average else {}
+    return self.replace(**variables, average=average)
 
 
 def create_state(
@@ -82,23 +88,26 @@ def create_state(
   averaged: bool = False,
   freeze_trunk: bool = False,
 ) -> TrainState:
-  """Returns the state before the first step.
+  """Returns the state before the first step, on the default device.
 
-  Parameters are drawn without running the network, so this takes no time
-  whatever the depth.
+  Args:
+    model: the network.
+    optimizer: optimizer of the trained parameters.
+    image_shape: shape of an image, [h, w, c].
+    seed: seed that the parameters are drawn from.
+    averaged: whether there is a moving average of the variables.
+    freeze_trunk: whether the head alone is trained.
   """
   variables = initial_variables(model, jax.random.key(seed), image_shape)
-  state = TrainState(
+  variables = {"batch_stats": {}, **variables}
+  return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=variables["params"],
-    batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(trained_part(variables["params"], freeze_trunk)),
+    average=start_average(variables) if averaged else {},
     sums=metrics.zeros(),
-    faults=faults.none(),
+    nonfinite=NonFinite.none(),
+    **variables,
   )
-  if not averaged:
-    return state
-  return AveragedState(**vars(state), average=averaging.start(state.variables))
 
 
 def trained_part(params: Any, freeze_trunk: bool) -> Any:
@@ -106,11 +115,41 @@ def trained_part(params: Any, freeze_trunk: bool) -> Any:
   return {"head": params["head"]} if freeze_trunk else params
 
 
-def count_parameters(state: TrainState) -> int:
-  """Returns how many numbers the network's parameters are."""
-  return count(state.params)
+def start_average(variables: Any) -> Any:
+  """Returns the moving average before the first step: a copy of the variables.
+
+  Polyak & Juditsky 1992; with weights that fall exponentially as in Szegedy et
+  al. 2016, section 8 (arXiv:1512.00567). It starts at the variables that the
+  run starts from, as timm's `ModelEma`, in float32 or better: in bfloat16, an
+  average that keeps 0.999 of itself would never move.
+  """
+  # A copy also because a step takes the memory of either.
+  return jax.tree.map(
+    lambda x: jnp.array(x, at_least_float32(x.dtype), copy=True), variables
+  )
 
 
-def count(params: Any) -> int:
-  """Returns how many numbers parameters are."""
-  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+def update_average(
+  average: Any, variables: Any, step: jax.Array, *, decay: float, every: int
+) -> Any:
+  """Returns the moving average after a step.
+
+  BatchNorm's running statistics are averaged with the parameters that they
+  belong to.
+
+  Args:
+    average: average before.
+    variables: variables after this step.
+    step: number of completed steps, int32 [].
+    decay: share of the average that is kept, in [0, 1): new = decay * old + (1
+      - decay) * variables.
+    every: number of steps between two updates; at others it stays as it is.
+  """
+
+  def move(average):
+    precise = jax.tree.map(lambda x, a: x.astype(a.dtype), variables, average)
+    return optax.incremental_update(precise, average, 1 - decay)
+
+  if every == 1:
+    return move(average)
+  return lax.cond(step % every == 0, move, lambda average: average, average)

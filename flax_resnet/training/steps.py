@@ -1,142 +1,259 @@
-"""One update and one evaluation step: pure functions of state and batch."""
+"""One update: a pure function of (state, batch) under one `jax.jit`."""
 
+from collections.abc import Callable
+import contextlib
+import dataclasses
 import functools
-from typing import cast
+from typing import Any, cast
 
 import jax
+from jax import lax
+import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from flax_resnet import sharding
-from flax_resnet.data.augment import Augment, Normalize
-from flax_resnet.models import operations, ResNet
-from flax_resnet.training import (
-  accumulation,
-  averaging,
-  faults,
-  losses,
-  metrics,
-  resident,
+from flax_resnet.augment import Augment
+from flax_resnet.errors import RunError
+from flax_resnet.models import cpu, ResNet
+from flax_resnet.models.layers import at_least_float32
+from flax_resnet.training import losses, metrics
+from flax_resnet.training.accumulation import accumulate_gradients
+from flax_resnet.training.state import (
+  NonFinite,
+  trained_part,
+  TrainState,
+  update_average,
 )
-from flax_resnet.training.state import AveragedState, trained_part, TrainState
 
 Batch = dict[str, jax.Array]
-TrainStep = jax.stages.Wrapped  # (state, batch) -> state; or (state, call)
-EvalStep = jax.stages.Wrapped  # (state, sums, batch) -> sums
+# For several steps by one call: "records", whole arrays {"image": [n, h, w, c],
+# "label": [n], "mask": [n]}; "indices", int32 [b, k], the records of k steps;
+# "count", int32 [], the number of steps to do.
+ManySteps = dict[str, Any]
 
 
-def make_train_step(
-  model: ResNet,
-  optimizer: optax.GradientTransformation,
-  augment: Augment,
-  loss: losses.Loss,
-  *,
-  seed: int,
-  mesh: Mesh,
-  steps_per_call: int = 1,
-  accumulate: int = 1,
-  group_size: int = 1,
-  ema_decay: float = 0.0,
-  ema_every: int = 1,
-  freeze_trunk: bool = False,
-  skip_nonfinite: int = 0,
-) -> TrainStep:
-  """Returns the jitted update; it takes the state's memory (donation).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainStep:
+  """The update of a run: (state, batch) -> state.
 
-  Args:
-    model: The network.
-    optimizer: Of its parameters.
-    augment: What is done to a whole batch, see `augment.make_augment`.
-    loss: Of each example.
-    seed: Of all that is drawn at random.
-    mesh: The devices.
-    steps_per_call: With more than 1, it takes what `resident.calls` yields.
-    accumulate: Parts of the batch that are looked at one after the other.
-    group_size: Examples that no part divides, see `accumulation.kept_together`.
-    ema_decay: Of an `AveragedState`, see `averaging.follow`.
-    ema_every: Likewise.
-    freeze_trunk: If so, nothing is computed backwards through the trunk.
-    skip_nonfinite: Steps that may be skipped, see `faults.settle`.
+  Attributes:
+    model: the network.
+    optimizer: optimizer of the trained parameters.
+    augment: augmentation of a whole batch, see `augment.make_augment`.
+    loss: loss of each example, see `losses.make_loss`.
+    mesh: the devices.
+    seed: seed of all random numbers, which depend on it and the step alone.
+    accumulate: number of parts of the batch that are computed one after the
+      other; default 1.
+    group_size: number of examples that no part divides, see
+      `accumulation.accumulation_group_size`; default 1.
+    ema_decay: share of the moving average that an update keeps, in [0, 1).
+    ema_every: number of steps between two updates of the moving average.
+    freeze_trunk: whether the head alone is trained: nothing is computed
+      backwards through the trunk, which works as in evaluation.
+    skip_nonfinite: number of steps that may be skipped as they are not finite.
   """
 
-  def gradients(state: TrainState, key: jax.Array, batch: Batch):
-    def loss_fn(trained):
-      params = {**state.params, **trained}
-      logits, updates = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        batch["image"],
-        train=not freeze_trunk,
-        mutable=[] if freeze_trunk else ["batch_stats"],
-        rngs={"dropout": key},
-      )
-      each = loss(logits, batch["target"])
-      return each.mean(), (each, logits, updates.get("batch_stats", {}))
+  model: ResNet
+  optimizer: optax.GradientTransformation
+  augment: Augment
+  loss: losses.Loss
+  mesh: Mesh
+  seed: int = 0
+  accumulate: int = 1
+  group_size: int = 1
+  ema_decay: float = 0.0
+  ema_every: int = 1
+  freeze_trunk: bool = False
+  skip_nonfinite: int = 0
 
-    grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      trained_part(state.params, freeze_trunk)
+  def __call__(self, state: TrainState, batch: Batch) -> TrainState:
+    """Returns the state after one more update."""
+    key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+    images, targets = self.augment(key, batch["image"], batch["label"])
+    gradients = accumulate_gradients(
+      functools.partial(self._gradients, state),
+      self.accumulate,
+      self.group_size,
+      self.mesh,
     )
-    new = metrics.sums(each, logits, batch["label"], batch["mask"])
-    return grads, batch_stats, new
-
-  def train_step(state: TrainState, batch: Batch) -> TrainState:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    images, targets = augment(key, batch["image"], batch["label"])
-    of_parts = accumulation.in_parts(
-      functools.partial(gradients, state), accumulate, group_size, mesh
-    )
-    grads, batch_stats, new = of_parts(
+    grads, batch_stats, sums = gradients(
       jax.random.fold_in(key, 1),
       {**batch, "image": images, "target": targets},
     )
-    trained = trained_part(state.params, freeze_trunk)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained = trained_part(state.params, self.freeze_trunk)
+    updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
     after = state.replace(
       step=state.step + 1,
       params={**state.params, **trained},
       batch_stats={**state.batch_stats, **batch_stats},
       opt_state=opt_state,
-      sums=metrics.add(state.sums, new),
+      sums=metrics.add(state.sums, sums),
     )
-    if isinstance(after, AveragedState):
-      average = averaging.follow(
+    if state.average:
+      average = update_average(
         after.average,
         after.variables,
         after.step,
-        decay=ema_decay,
-        every=ema_every,
+        decay=self.ema_decay,
+        every=self.ema_every,
       )
       after = after.replace(average=average)
-    return faults.settle(state, after, grads, new, skip_nonfinite)
+    return finite_or_before(state, after, grads, sums, self.skip_nonfinite)
 
-  return jax.jit(
-    train_step if steps_per_call == 1 else resident.repeat(train_step, mesh),
-    donate_argnums=0,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=_compiler_options(mesh),
+  def _gradients(self, state: TrainState, key: jax.Array, batch: Batch):
+    """Returns gradients, new running statistics and sums of the metrics."""
+
+    def loss_fn(trained):
+      params = {**state.params, **trained}
+      logits, updates = self.model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        batch["image"],
+        train=not self.freeze_trunk,
+        mutable=[] if self.freeze_trunk else ["batch_stats"],
+        rngs={"dropout": key},
+      )
+      each = self.loss(logits, batch["target"])
+      return each.mean(), (each, logits, updates.get("batch_stats", {}))
+
+    grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+      trained_part(state.params, self.freeze_trunk)
+    )
+    sums = metrics.sums(each, logits, batch["label"], batch["mask"])
+    return grads, batch_stats, sums
+
+  def jit(self, steps_per_call: int = 1) -> jax.stages.Wrapped:
+    """Returns the compiled update, which takes the memory of its state.
+
+    Args:
+      steps_per_call: if more than 1, the function takes `ManySteps` and not a
+        batch, and does up to so many steps. The number of steps is known when
+        it runs and not when it is compiled, so that a run has the same bits
+        however its steps are spread over calls.
+    """
+    by_batch = sharding.split_by_batch(self.mesh)
+
+    def train_steps(state: TrainState, call: ManySteps) -> TrainState:
+      def body(number, state):
+        indices = call["indices"][:, number]
+        batch = {key: all[indices] for key, all in call["records"].items()}
+        return self(state, lax.with_sharding_constraint(batch, by_batch))
+
+      return lax.fori_loop(0, call["count"], body, state)
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+      return self(state, batch)
+
+    return jax.jit(
+      train_step if steps_per_call == 1 else train_steps,
+      donate_argnums=0,
+      out_shardings=sharding.replicated(self.mesh),
+      compiler_options=cpu.compiler_options(platform(self.mesh)),
+    )
+
+
+class CompiledByShape:
+  """A jitted step, compiled ahead of its first call for each shape of batch.
+
+  Args:
+    jitted: (state, batch) -> state.
+    paused: context manager, given the state, in which it is compiled.
+  """
+
+  def __init__(
+    self,
+    jitted: jax.stages.Wrapped,
+    paused: Callable[[Any], contextlib.AbstractContextManager[None]],
+  ):
+    self._jitted, self._paused = jitted, paused
+    self._shapes, self._compiled = None, None
+
+  def __call__(self, state: TrainState, batch: Any) -> TrainState:
+    shapes = jax.tree.map(jnp.shape, batch)
+    if self._compiled is None or shapes != self._shapes:
+      with self._paused(state):
+        self._compiled = self._jitted.lower(state, batch).compile()
+      self._shapes = shapes
+    return self._compiled(state, batch)
+
+
+def platform(mesh: Mesh) -> str:
+  """Returns "cpu", "gpu" or "tpu"."""
+  return mesh.devices.flat[0].platform
+
+
+def finite_or_before(
+  before: TrainState,
+  after: TrainState,
+  grads: Any,
+  sums: metrics.Sums,
+  limit: int,
+) -> TrainState:
+  """Returns the state that a step ends with: `after` if the step was finite.
+
+  If not, it is `before` with one more completed step, so that the next one
+  takes the next batch. The one after `limit` others completes no step, and
+  neither does any step from then on. All of it is found within the compiled
+  step, so no host waits for the device after every step: `check_finite` asks
+  the state when the run logs, evaluates or saves.
+
+  Args:
+    before: state that the step was given.
+    after: state that it would leave.
+    grads: gradients of the step: they can be NaN where the loss is not, as of a
+      number that overflows behind a ReLU.
+    sums: sums of the metrics of the step.
+    limit: number of steps that may be skipped.
+  """
+  loss = (sums["loss"] / sums["count"]).astype(jnp.float32)
+  norm, norm_of_stats = _norm(grads), _norm(after.batch_stats)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(norm_of_stats)
+  limit = min(limit, jnp.iinfo(jnp.int32).max - 1)  # As far as it is counted.
+  ended = before.nonfinite.count > limit
+  one_more = NonFinite(before.nonfinite.count + 1, before.step + 1, loss, norm)
+  nonfinite = _select(finite | ended, before.nonfinite, one_more)
+  return _select(finite & ~ended, after, before).replace(
+    step=before.step + (nonfinite.count <= limit), nonfinite=nonfinite
   )
 
 
-def make_eval_step(
-  model: ResNet, normalize: Normalize, *, mesh: Mesh
-) -> EvalStep:
-  """Returns the jitted function that adds a batch to the sums."""
+def check_finite(nonfinite: NonFinite, limit: int, rate: optax.Schedule) -> int:
+  """Returns how many steps were skipped: waits for the device.
 
-  def eval_step(
-    state: TrainState, total: metrics.Sums, batch: Batch
-  ) -> metrics.Sums:
-    images = normalize(batch["image"])
-    logits = cast(jax.Array, model.apply(state.evaluated, images, train=False))
-    each = losses.cross_entropy(logits, batch["label"])
-    new = metrics.sums(each, logits, batch["label"], batch["mask"])
-    return metrics.add(total, new)
+  Args:
+    nonfinite: record of the run's state.
+    limit: number of steps that may be skipped.
+    rate: learning rate after so many updates.
 
-  return jax.jit(
-    eval_step,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=_compiler_options(mesh),
+  Raises:
+    RunError: if there were more.
+  """
+  found = jax.device_get(nonfinite)
+  count, step = int(found.count), int(found.step)
+  if count <= limit:
+    return count
+  skipped = f", after {limit} that were skipped" if limit else ""
+  learning_rate = float(np.asarray(rate(step - count)))  # After the updates.
+  raise RunError(
+    f"step {step} is not finite{skipped}: loss {found.loss:g}, length of the "
+    f"gradient {found.norm:g}, learning rate {learning_rate:g}; nothing of it "
+    "is saved and the checkpoints before it stay; try, in another --workdir, a "
+    "lower config.optim.learning_rate, a longer config.optim.warmup, "
+    "config.optim.clip_norm=1.0, or config.skip_nonfinite="
+    f"{10 * max(limit, 1)} to skip so many such steps"
   )
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, str]:
-  return operations.compiler_options(mesh.devices.flat[0].platform)
+def _norm(tree: Any) -> jax.Array:
+  squares = [
+    jnp.square(x.astype(at_least_float32(x.dtype))).sum()
+    for x in jax.tree.leaves(tree)
+  ]
+  return jnp.sqrt(jnp.asarray(sum(squares), jnp.float32))
+
+
+def _select(condition: jax.Array, one: Any, other: Any) -> Any:
+  return jax.tree.map(functools.partial(jnp.where, condition), one, other)

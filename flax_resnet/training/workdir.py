@@ -1,35 +1,57 @@
-"""The folder of a run, and the config that it belongs to."""
+"""The folder of a run: the config that it belongs to, and one run at a time."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import json
-import math
 import os
 import pathlib
-from typing import Any
+import socket
+from typing import Any, TextIO
 
-from flax_resnet.training.schema import InputError, RunError
-from flax_resnet.weights.documents import read_object
+from flax_resnet import sharding, storage
+from flax_resnet.errors import InputError, listing, RunError
+
+try:
+  import fcntl
+except ImportError:  # Windows; there nothing is locked.
+  fcntl = None
 
 
-def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Makes sure that a run can live in `workdir`, without writing there.
+def check_workdir(
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+) -> None:
+  """Checks that a run can live in a workdir, without writing there.
+
+  Args:
+    workdir: folder of the run.
+    config: config of the run.
+    defaults: value by key, "optim.momentum", of the keys that a config may
+      leave out: with and without its default, a config is the same one.
 
   Raises:
-    InputError: When it holds a run of another config, or cannot be written.
+    InputError: if it holds a run of another config, or cannot be written.
   """
-  path = workdir / "config.json"
-  try:
-    if path.exists():
-      _compare(path, read_object(path), _plain(config))
-  except ValueError as error:
-    raise InputError(
-      f"{path} is not JSON ({error}): choose another --workdir"
-    ) from error
-  except OSError as error:
-    raise InputError(f"{path} cannot be read: {error.strerror}") from error
+  if os.path.exists(workdir / "config.json"):
+    was = {**defaults, **_flat(storage.read_config(workdir))}
+    now = {**defaults, **_flat(config)}
+    was, now = (json.loads(json.dumps(values)) for values in (was, now))
+    differences = [
+      f"{key:.60} (there {_show(was, key):.60}, now {_show(now, key):.60})"
+      for key in sorted(was.keys() | now.keys())
+      if key not in was or key not in now or was[key] != now[key]
+    ]
+    if differences:
+      raise InputError(
+        f"workdir {workdir} holds a run of another config, which differs in "
+        f"{listing(differences, 10)}: choose another --workdir, or the same "
+        "config to continue that run"
+      )
   existing = next(
-    p for p in (workdir, *workdir.absolute().parents) if p.exists()
+    path
+    for path in (workdir, *workdir.absolute().parents)
+    if os.path.exists(path)
   )
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
     raise InputError(
@@ -39,94 +61,9 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     )
 
 
-@contextlib.contextmanager
-def writing(workdir: pathlib.Path) -> Iterator[None]:
-  """Tells in a sentence why a file of a run could not be written.
-
-  Raises:
-    RunError: In the place of an OSError.
-  """
-  try:
-    yield
-  except BrokenPipeError:
-    raise  # Of whoever reads what is printed.
-  except OSError as error:
-    raise RunError(
-      f"workdir {workdir} cannot be written: {error}; its complete checkpoints "
-      "stay as they are: once it can, the same command continues"
-    ) from error
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the config of the run that lives in `workdir`.
-
-  Raises:
-    InputError: When none does.
-  """
-  path = workdir / "config.json"
-  try:
-    if not path.is_file():
-      raise InputError(f"{workdir} is not a workdir: it has no config.json")
-    return read_object(path)
-  except ValueError as error:
-    raise InputError(f"{path} is not JSON ({error})") from error
-  except OSError as error:
-    raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes values as indented JSON; see `to_json`."""
-  write_text(path, to_json(values, indent=2) + "\n")
-
-
-def to_json(values: Any, indent: int | None = None) -> str:
-  """Returns values as JSON, with null for numbers that are not finite.
-
-  Python would write NaN and Infinity, which are not JSON: browsers, and what
-  reads JSON by its letter, refuse the whole file for one such number.
-  """
-  return json.dumps(_finite(values), indent=indent, allow_nan=False)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a whole file or none."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(text)
-  os.replace(partial, path)
-
-
-def _compare(path: pathlib.Path, old: Any, new: Any) -> None:
-  old, new = _flat(old), _flat(new)
-  differ = [
-    f"{key:.60} (there {_show(old, key):.60}, now {_show(new, key):.60})"
-    for key in sorted(old.keys() | new.keys())
-    if _show(old, key) != _show(new, key)
-  ]
-  if differ:
-    more = f" and {len(differ) - 10} more keys" if len(differ) > 10 else ""
-    raise InputError(
-      f"workdir {path.parent} holds a run of another config, which differs in "
-      f"{', '.join(differ[:10])}{more}: choose another --workdir, or the same "
-      "config to continue that run"
-    )
-
-
-def _finite(values: Any) -> Any:
-  if isinstance(values, float) and not math.isfinite(values):
-    return None
-  if isinstance(values, Mapping):
-    return {key: _finite(value) for key, value in values.items()}
-  if isinstance(values, (list, tuple)):
-    return [_finite(value) for value in values]
-  return values
-
-
-def _plain(values: Any) -> Any:
-  return json.loads(json.dumps(values))
-
-
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(values, dict):
+  """Returns the values of nested sections by key: "optim.momentum"."""
+  if not isinstance(values, Mapping):
     return {prefix.removesuffix("."): values}
   return {
     name: leaf
@@ -135,5 +72,75 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
-def _show(values: dict[str, Any], key: str) -> str:
+def _show(values: Mapping[str, Any], key: str) -> str:
   return json.dumps(values[key]) if key in values else "absent"
+
+
+@contextlib.contextmanager
+def write_errors_reported(workdir: pathlib.Path) -> Iterator[None]:
+  """Raises a RunError if a file of a run cannot be written.
+
+  Raises:
+    RunError: in the place of an OSError.
+  """
+  try:
+    yield
+  except BrokenPipeError:
+    raise  # Whoever reads what is printed has gone.
+  except OSError as error:
+    raise RunError(
+      f"workdir {workdir} cannot be written: {error}; its complete checkpoints "
+      "stay as they are: once it can, the same command continues"
+    ) from error
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a workdir, which is made if it is not there.
+
+  The system frees the lock when the process ends, however it ends. It is a
+  POSIX lock: those hold on network disks, and no child process inherits them.
+
+  Raises:
+    InputError: if another run is in it.
+  """
+  with contextlib.ExitStack() as stack:
+    sharding.on_first_host(
+      lambda: stack.enter_context(_lock(workdir / ".lock"))
+    )
+    yield
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = _open_locked(path)
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}")
+  file.flush()
+  try:
+    yield
+  finally:
+    path.unlink(missing_ok=True)
+    file.close()
+
+
+def _open_locked(path: pathlib.Path) -> TextIO:
+  while True:
+    file = path.open("a+")
+    try:
+      if fcntl is not None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+      file.seek(0)
+      holder = file.read() or "just started"
+      raise InputError(
+        f"workdir {path.parent} is in use by another run ({holder}): stop "
+        "that one, or choose another --workdir"
+      ) from error
+    except OSError:
+      return file  # A disk that knows no locks.
+    # Its holder may have ended, and removed it, between the two lines.
+    if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+      return file
+    file.close()

@@ -1,169 +1,244 @@
-"""Weight files: .safetensors, PyTorch's .pth, and Flax checkpoints."""
+"""Weight files: .safetensors, PyTorch's, and Flax checkpoints."""
 
 from collections.abc import Mapping
+import dataclasses
+import importlib.util
 import math
 import pathlib
+import re
 from typing import Any
+import warnings
 
+from etils import epath, epy
 import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from flax_resnet.weights import integrity, pytorch
-from flax_resnet.weights.documents import read_object
-from flax_resnet.weights.state_dict import Variables, WeightsError
+from flax_resnet import storage
+from flax_resnet.errors import WeightsError
+from flax_resnet.models.variables import named_leaves, unstack, Variables
+from flax_resnet.weights.preprocessing import Preprocessing
+
+with epy.lazy_imports():  # Slow to import, and not every file needs them.
+  import orbax.checkpoint as ocp
+  import torch  # pyright: ignore[reportMissingImports] - optional
 
 PYTORCH = (".pth", ".pt", ".th", ".bin")
-# Arrays shrink on disk, where they are equal numbers, but hardly as much.
-_MOST_SHRUNK = 1_000
-_ROOM = 2**30  # Bytes that are read however little is on disk.
+_ENDINGS = f"use .safetensors or {', '.join(PYTORCH)}"
+# Keys under which training scripts store the state_dict beside other things.
+_NESTED = ("state_dict", "model", "net")
+# Arrays of equal numbers shrink on disk, but hardly more than this. Little is
+# read in any case.
+_MAX_COMPRESSION = 1_000
+_MIN_LIMIT = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Weights that are yet to be read, and what is known of them.
+
+  Attributes:
+    path: weight file, checkpoint or workdir.
+    model: name of the network, for `create_model`; None if unknown.
+    fields: fields of the network that differ from those of the named one.
+    preprocessing: preprocessing of images; None if unknown.
+    class_names: names of the classes by label; empty if unknown.
+  """
+
+  path: pathlib.Path
+  model: str | None = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  preprocessing: Preprocessing | None = None
+  class_names: tuple[str, ...] = ()
 
 
 def read(path: str | pathlib.Path) -> dict[str, Any]:
-  """Returns the tensors of a weight file by name; no code in it is run.
+  """Returns the arrays of a weight file or checkpoint by name.
+
+  No code in a file is run.
 
   Args:
-    path: A .safetensors file, or a .pth, .pt, .th or .bin of PyTorch, for which
-      torch has to be installed.
+    path: .safetensors file; .pth, .pt, .th or .bin file of PyTorch, for which
+      torch has to be installed; or a folder, see `read_checkpoint`, whose
+      arrays are named "params/stem/conv/kernel".
 
   Raises:
-    WeightsError: When it is not such a file.
+    WeightsError: if it is none of these, or damaged.
   """
   path = pathlib.Path(path)
+  if path.is_dir():
+    return named_leaves(read_checkpoint(path))
   if not path.is_file():
     raise WeightsError(f"there is no weight file {path}")
   if path.suffix == ".safetensors":
     return _read_safetensors(path)
   if path.suffix in PYTORCH:
-    return pytorch.read(path)
-  raise WeightsError(
-    f"weight file {path} has an unknown ending: use .safetensors or "
-    f"{', '.join(PYTORCH)}"
-  )
-
-
-def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes a .safetensors file, or a .pth if torch is installed.
-
-  Raises:
-    WeightsError: For another ending.
-  """
-  path = pathlib.Path(path)
-  if path.suffix == ".safetensors":
-    from safetensors.numpy import save_file
-
-    save_file(dict(tensors), path)
-  elif path.suffix in PYTORCH:
-    pytorch.write(path, tensors)
-  else:
-    raise WeightsError(
-      f"weight file {path} has an unknown ending: use .safetensors or "
-      f"{', '.join(PYTORCH)}"
-    )
-
-
-def write_checkpoint(path: str | pathlib.Path, variables: Variables) -> None:
-  """Writes variables as an Orbax checkpoint, a new folder."""
-  import orbax.checkpoint as ocp
-
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(pathlib.Path(path).absolute(), variables)
+    return _read_pytorch(path)
+  raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
 
 
 def read_checkpoint(path: str | pathlib.Path) -> Variables:
-  """Returns the variables of a folder.
+  """Returns the variables in a folder, in arrays of NumPy.
 
   Args:
-    path: What `write_checkpoint` wrote, the workdir of a run (its latest
-      checkpoint), or one of the checkpoints in it. Of a run with `ema_decay` it
-      is the average.
+    path: folder that `write_checkpoint` wrote, the workdir of a run (for its
+      newest checkpoint), or one of the checkpoints in it. Of a run with
+      `ema_decay` it is the average.
+
+  Returns:
+    {"params": ..., "batch_stats": ...} of single blocks, also where a network
+    with `scan=True` was saved.
 
   Raises:
-    WeightsError: When it is none of these, or damaged.
+    WeightsError: if it is none of these, or damaged.
   """
-  from etils import epath
-  import orbax.checkpoint as ocp
-
   folder = pathlib.Path(path).absolute()
   if (folder / "checkpoints").is_dir():
-    folder = _latest(folder)
+    folder = _newest_checkpoint(folder)
   if (folder / "state").is_dir():
     folder = folder / "state"
-  if what := integrity.difference(folder):
+  if difference := storage.difference(folder):
     raise WeightsError(
-      f"checkpoint {folder} is damaged: {what}: use another one"
+      f"checkpoint {folder} is damaged: {difference}: use another one"
     )
   try:
-    # The handler, as a Checkpointer warns of a file that a run's state lacks.
-    handler = ocp.StandardCheckpointHandler()
-    tree = handler.metadata(epath.Path(folder)).tree
-    _check_size(folder, tree)
-    # On this process's own device, wherever it was written.
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
-    )
-    state = handler.restore(
-      epath.Path(folder), args=ocp.args.StandardRestore(target)
-    )
-    handler.close()
-    # Those that the run evaluates with.
+    state = _restore(folder)
+    # The average is what the run evaluates with.
     variables = state.get("average") or state
-    # Empty without BatchNorm.
-    stats = variables.get("batch_stats") or {}
-    return {"params": variables["params"], "batch_stats": stats}
+    return unstack(
+      {
+        "params": variables["params"],
+        "batch_stats": variables.get("batch_stats") or {},  # No BatchNorm.
+      }
+    )
   except Exception as error:  # Orbax raises whatever it meets, and Exception.
     raise WeightsError(
       f"folder {path} is not a Flax checkpoint: {_first_line(error)}"
     ) from error
 
 
-def _check_size(folder: pathlib.Path, tree: Any) -> None:
-  """Raises ValueError when arrays are larger than what is on disk allows."""
-  wanted = sum(
-    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-    for leaf in jax.tree.leaves(tree)
-  )
-  there = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-  if wanted > _ROOM + _MOST_SHRUNK * there:
-    raise ValueError(f"{there:,} bytes cannot hold arrays of {wanted:,}")
+def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, or one of PyTorch if torch is installed.
+
+  Raises:
+    WeightsError: for another ending.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in (".safetensors", *PYTORCH):
+    raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
+  # safetensors writes the numbers of a transposed view in another order.
+  arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
+  if path.suffix in PYTORCH:
+    _check_torch(path)
+  with storage.replacing(path) as partial:
+    if path.suffix == ".safetensors":
+      safetensors.numpy.save_file(arrays, partial)
+    else:
+      torch.save({k: torch.tensor(v) for k, v in arrays.items()}, partial)
+
+
+def write_checkpoint(path: str | pathlib.Path, variables: Variables) -> None:
+  """Writes variables as an Orbax checkpoint, a new folder."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(pathlib.Path(path).absolute(), variables)
 
 
 def class_names_of_run(workdir: pathlib.Path) -> tuple[str, ...]:
-  """Returns the class names that a run has written, by label."""
-  about = _latest(workdir) / "about" / "metadata"
+  """Returns the names of a run's classes, by label.
+
+  Raises:
+    WeightsError: if the run has no checkpoint yet, or a damaged one.
+  """
+  path = _newest_checkpoint(workdir) / "about" / "metadata"
   try:
-    names = read_object(about)["class_names"]
+    names = storage.read_json(path)["class_names"]
   except (OSError, ValueError, KeyError) as error:
-    raise WeightsError(f"{about} is not that of a run: {error!r}") from error
+    raise WeightsError(f"{path} is not that of a run: {error!r}") from error
   if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-    raise WeightsError(f"{about} is not that of a run: class_names is no list")
+    raise WeightsError(f"{path} is not that of a run: class_names is no list")
   return tuple(names)
 
 
-def _latest(workdir: pathlib.Path) -> pathlib.Path:
-  """Returns the folder of a run's latest complete checkpoint."""
+def _newest_checkpoint(workdir: pathlib.Path) -> pathlib.Path:
   checkpoints = workdir / "checkpoints"
-  steps = [
-    int(path.name)
-    for path in (checkpoints.iterdir() if checkpoints.is_dir() else ())
-    if path.name.isdecimal()
-  ]
-  if not steps:
+  if not (steps := storage.checkpoint_steps(checkpoints)):
     raise WeightsError(f"workdir {workdir} has no checkpoint yet")
-  return checkpoints / str(max(steps))
+  return checkpoints / str(steps[0])
+
+
+def _restore(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the tree of arrays that Orbax has saved in a folder."""
+  # The handler, as a Checkpointer warns of a file that a run's state lacks.
+  handler = ocp.StandardCheckpointHandler()
+  tree = handler.metadata(epath.Path(folder)).tree
+  needed = sum(
+    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+  on_disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+  if needed > _MIN_LIMIT + _MAX_COMPRESSION * on_disk:
+    raise ValueError(f"{on_disk:,} bytes cannot hold arrays of {needed:,}")
+  # On this process's own device, wherever it was written.
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(
+    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
+  )
+  restored = handler.restore(
+    epath.Path(folder), args=ocp.args.StandardRestore(target)
+  )
+  handler.close()
+  return jax.tree.map(np.asarray, restored)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
-  import safetensors
-  from safetensors.numpy import load_file
-
   try:
-    return load_file(path)
+    return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:
     raise WeightsError(
       f"weight file {path} is not a whole .safetensors file: "
       f"{_first_line(error)}"
     ) from error
+
+
+def _read_pytorch(path: pathlib.Path) -> dict[str, Any]:
+  _check_torch(path)
+  try:
+    with warnings.catch_warnings(action="ignore"):
+      # weights_only: tensors and plain containers, never code.
+      values = torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as error:  # It raises whatever a damaged pickle leads to.
+    raise WeightsError(
+      f"weight file {path} is not a PyTorch file of tensors alone: "
+      f"{_reason(error)}"
+    ) from error
+  if isinstance(values, Mapping):
+    for key in _NESTED:
+      if isinstance(values.get(key), Mapping):
+        values = values[key]
+    if values and all(map(torch.is_tensor, values.values())):
+      return dict(values)
+  raise WeightsError(f"weight file {path} holds no state_dict of tensors")
+
+
+def _check_torch(path: pathlib.Path) -> None:
+  if importlib.util.find_spec("torch") is None:
+    raise WeightsError(
+      f"{path.suffix} files are PyTorch's: install torch to read or write "
+      f"{path}, or use a .safetensors file"
+    )
+
+
+def _reason(error: Exception) -> str:
+  """Returns why a pickle is refused, without the advice to run its code."""
+  text = str(error)
+  if match := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", text):
+    return f"it names {match[1][:200]}, which is none"
+  if match := re.search(r"WeightsUnpickler error:\s*(.+)", text):
+    return match[1][:200]
+  if text.startswith("Weights only load failed"):
+    return "it holds something else"
+  return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,15 +1,21 @@
 """Weights of the Hugging Face hub: which network, which preprocessing."""
 
 from collections.abc import Mapping
-import dataclasses
 import pathlib
 import re
 from typing import Any
 
+from etils import epy
+
+from flax_resnet import storage
+from flax_resnet.errors import WeightsError
 from flax_resnet.models import list_models
-from flax_resnet.weights.documents import read_object
-from flax_resnet.weights.preprocessing import Preprocessing
-from flax_resnet.weights.state_dict import WeightsError
+from flax_resnet.weights.files import Source
+from flax_resnet.weights.preprocessing import Interpolation, Preprocessing
+
+with epy.lazy_imports():  # Slow to import, and only the hub needs it.
+  import huggingface_hub
+  from huggingface_hub import errors as hub_errors
 
 PREFIX = "hf-hub:"
 # Both become parts of paths in the cache. The hub's client checks the name of a
@@ -18,7 +24,7 @@ _PART = r"(?!\.\.?(/|$))[\w.-]{1,96}"
 _REPOSITORY = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 _REVISION = re.compile(rf"({_PART}(/{_PART}){{0,8}})?", re.ASCII)
 _FILES = ("model.safetensors", "pytorch_model.bin")
-# `ResNetConfig` of transformers, to the paper's names.
+# (layer_type, depths) of transformers' `ResNetConfig`.
 _TRANSFORMERS: dict[Any, str] = {
   ("basic", (2, 2, 2, 2)): "resnet18",
   ("basic", (3, 4, 6, 3)): "resnet34",
@@ -26,27 +32,16 @@ _TRANSFORMERS: dict[Any, str] = {
   ("bottleneck", (3, 4, 23, 3)): "resnet101",
   ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# The numbers of Pillow's filters.
+_RESAMPLING: dict[Any, Interpolation] = {
+  0: "nearest",
+  1: "lanczos",
+  2: "bilinear",
+  3: "bicubic",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class HubEntry:
-  """What a hub repository says of itself.
-
-  Attributes:
-    path: Of the weight file in the local cache.
-    model: Name for `create_model`; None if the config does not say.
-    preprocessing: None if the config does not say.
-    class_names: By label; empty if the config does not say.
-  """
-
-  path: pathlib.Path
-  model: str | None
-  preprocessing: Preprocessing | None
-  class_names: tuple[str, ...]
-
-
-def fetch(name: str) -> HubEntry:
+def fetch(name: str) -> Source:
   """Returns a hub repository, from the cache if it is there.
 
   Args:
@@ -54,7 +49,7 @@ def fetch(name: str) -> HubEntry:
       and `HF_HUB_OFFLINE` are those of huggingface_hub.
 
   Raises:
-    WeightsError: When there is no such repository, or no way to it.
+    WeightsError: if there is no such repository, or no way to it.
   """
   repository, _, revision = name.removeprefix(PREFIX).partition("@")
   if not (_REPOSITORY.fullmatch(repository) and _REVISION.fullmatch(revision)):
@@ -62,48 +57,48 @@ def fetch(name: str) -> HubEntry:
       f"{name!r} cannot be read: use {PREFIX}owner/repository, with @revision "
       "if so wanted"
     )
-  config = _json(repository, revision, "config.json")
-  processor = _json(repository, revision, "preprocessor_config.json")
-  for file in _FILES:
-    if path := _download(repository, revision, file):
-      break
-  else:
+  config = _read_json(repository, revision, "config.json")
+  processor = _read_json(repository, revision, "preprocessor_config.json")
+  paths = (_download(repository, revision, file) for file in _FILES)
+  if (path := next(filter(None, paths), None)) is None:
     raise WeightsError(f"{name} has no {' and no '.join(_FILES)}")
   try:
-    return HubEntry(
-      path, _model(config), _preprocessing(config, processor), _labels(config)
+    return Source(
+      path,
+      _model(config),
+      preprocessing=_preprocessing(config, processor),
+      class_names=_class_names(config),
     )
-  # All that the JSON of others may lead to.
+  # Whatever the JSON of others may lead to.
   except (
     ArithmeticError,
     AttributeError,
     LookupError,
     TypeError,
     ValueError,
-  ) as e:
-    raise WeightsError(f"{name} has a config that cannot be: {e!r:.200}") from e
+  ) as error:
+    raise WeightsError(
+      f"{name} has a config that cannot be: {error!r:.200}"
+    ) from error
 
 
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-  labels = config.get("label_names")
-  if not labels:
+def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+  names = config.get("label_names")
+  if not names:
     by_number = config.get("id2label", {}).items()
-    numbered = sorted((int(number), label) for number, label in by_number)
-    labels = [label for _, label in numbered]
-  if not isinstance(labels, list) or not all(
-    isinstance(x, str) for x in labels
-  ):
+    numbered = sorted((int(number), name) for number, name in by_number)
+    names = [name for _, name in numbered]
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
     raise ValueError("the names of the classes are no list of names")
-  return tuple(labels)
+  return tuple(names)
 
 
 def _model(config: Mapping[str, Any]) -> str | None:
   if config.get("model_type") == "resnet":
     kind = (config.get("layer_type"), tuple(config.get("depths", ())))
     name = _TRANSFORMERS.get(kind)
-    return (
-      f"{name}_v1" if name and config.get("downsample_in_bottleneck") else name
-    )
+    strided_1x1 = config.get("downsample_in_bottleneck")
+    return f"{name}_v1" if name and strided_1x1 else name
   name = config.get("architecture")
   return name if name in list_models() else None
 
@@ -111,14 +106,14 @@ def _model(config: Mapping[str, Any]) -> str | None:
 def _preprocessing(
   config: Mapping[str, Any], processor: Mapping[str, Any]
 ) -> Preprocessing | None:
-  if of_timm := config.get("pretrained_cfg"):
+  if timm := config.get("pretrained_cfg"):
     return Preprocessing(
-      image_size=of_timm["input_size"][-1],
-      crop_fraction=of_timm["crop_pct"],
+      image_size=timm["input_size"][-1],
+      crop_fraction=timm["crop_pct"],
       # "random" was trained with bilinear and bicubic in turn.
-      interpolation=of_timm["interpolation"].replace("random", "bilinear"),
-      mean=tuple(of_timm["mean"]),
-      std=tuple(of_timm["std"]),
+      interpolation=timm["interpolation"].replace("random", "bilinear"),
+      mean=tuple(timm["mean"]),
+      std=tuple(timm["std"]),
     )
   if not processor:
     return None
@@ -134,10 +129,11 @@ def _preprocessing(
   )
 
 
-def _json(repository: str, revision: str, file: str) -> dict[str, Any]:
+def _read_json(repository: str, revision: str, file: str) -> dict[str, Any]:
+  """Returns the object in a file of a repository; {} if it has no such file."""
   path = _download(repository, revision, file)
   try:
-    return read_object(path) if path else {}
+    return storage.read_json(path) if path else {}
   except (OSError, ValueError) as error:
     raise WeightsError(
       f"{file} of {PREFIX}{repository} is not JSON ({error})"
@@ -145,30 +141,27 @@ def _json(repository: str, revision: str, file: str) -> dict[str, Any]:
 
 
 def _download(repository: str, revision: str, file: str) -> pathlib.Path | None:
-  """Returns where a file of a repository is, or None if it has none."""
-  import huggingface_hub
-  from huggingface_hub import errors
-
+  """Returns the path of a file of a repository; None if it has no such file."""
   try:
     return pathlib.Path(
       huggingface_hub.hf_hub_download(
         repository, file, revision=revision or None
       )
     )
-  except errors.LocalEntryNotFoundError as error:
+  except hub_errors.LocalEntryNotFoundError as error:
     raise WeightsError(
       f"{PREFIX}{repository} is not in the local cache, and the hub cannot be "
       "reached: connect, or give a weight file"
     ) from error
-  except errors.EntryNotFoundError:
+  except hub_errors.EntryNotFoundError:
     return None
   except (
-    errors.HfHubHTTPError,
-    errors.HFValidationError,
-    errors.OfflineModeIsEnabled,
+    hub_errors.HfHubHTTPError,
+    hub_errors.HFValidationError,
+    hub_errors.OfflineModeIsEnabled,
     OSError,
   ) as error:
-    what = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     raise WeightsError(
-      f"{PREFIX}{repository} cannot be read: {what}"
+      f"{PREFIX}{repository} cannot be read: {reason}"
     ) from error

@@ -1,13 +1,18 @@
 """What weights expect of an image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
-# As many pixels as `data.decoding.MAX_PIXELS`.
+from flax_resnet import schema
+from flax_resnet.schema import Positive, Range
+
+# The square of it is `data.decoding.MAX_PIXELS`.
 MAX_IMAGE_SIZE = 9_459
 # Pillow's.
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+Interpolation = Literal[
+  "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,35 +20,29 @@ class Preprocessing:
   """What weights expect of an image.
 
   Attributes:
-    image_size: Height and width that the network sees.
-    crop_fraction: Side of the centre crop over the short side of the image.
-    interpolation: Of the resize: "bilinear", "bicubic", ...
-    mean: By channel, of images scaled to [0, 1].
-    std: By channel.
+    image_size: height and width that the network sees, in pixels.
+    crop_fraction: side of the center crop over the short side of the image, in
+      [0.001, 1].
+    interpolation: filter of the resize.
+    mean: mean by channel, of images scaled to [0, 1].
+    std: standard deviation by channel.
 
   Raises:
-    ValueError: For a value that cannot be.
+    ValueError: for a value of the wrong type or out of its range.
   """
 
-  image_size: int
-  crop_fraction: float
-  interpolation: str
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  image_size: Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+  crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)]
+  interpolation: Interpolation
+  mean: Sequence[float]
+  std: Sequence[Positive]
 
   def __post_init__(self):
-    size = self.image_size
-    self._check("image_size", type(size) is int and 0 < size <= MAX_IMAGE_SIZE)
-    share = self.crop_fraction
-    self._check("crop_fraction", _is_number(share) and 1e-3 <= share <= 1)
-    self._check("interpolation", self.interpolation in INTERPOLATIONS)
-    self._check("mean", all(map(_is_number, self.mean)))
-    self._check("std", all(_is_number(x) and x > 0 for x in self.std))
-    self._check("std", len(self.std) == len(self.mean))
-
-  def _check(self, name: str, holds: bool) -> None:
-    if not holds:
-      raise ValueError(f"{name} cannot be {getattr(self, name)!r:.100}")
+    schema.check_fields(self)
+    if len(self.mean) != len(self.std):
+      raise ValueError(
+        f"mean is {self.mean} and std {self.std}: give one of each a channel"
+      )
 
   @classmethod
   def of_run(cls, config: Mapping[str, Any]) -> "Preprocessing":
@@ -51,16 +50,11 @@ class Preprocessing:
     data, augment = config["data"], config["augment"]
     return cls(
       image_size=data.get("eval_image_size") or data["image_size"],
-      crop_fraction=data["center_crop_fraction"],
+      crop_fraction=data.get("center_crop_fraction", 1.0),
       interpolation="bilinear",
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
     )
-
-
-def _is_number(value: Any) -> bool:
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return number and abs(value) < 1e30  # So that it is one in float32.
 
 
 # Of torchvision's first weights, and of most others for photographs.

@@ -1,6 +1,6 @@
-"""Between PyTorch's state_dict and Flax's variables."""
+"""From the arrays of a file to the variables of a network, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
@@ -8,23 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_resnet.errors import WeightsError
 from flax_resnet.models import ResNet
-from flax_resnet.models.stacking import stack, unstack
-from flax_resnet.models.start import initial_variables
-from flax_resnet.weights.names import (
-  ARRAYS,
-  Convention,
-  CONVENTIONS,
-  recognise,
-  usual,
+from flax_resnet.models.variables import (
+  image_channels,
+  mismatch,
+  stack,
+  unstack,
+  variable_shapes,
+  Variables,
+  with_new_head,
 )
+from flax_resnet.weights.names import Convention, CONVENTIONS, Path, recognize
 
-Variables = dict[str, Any]
-StateDict = dict[str, np.ndarray]
-
-
-class WeightsError(ValueError):
-  """Weights that cannot be read, or do not fit the network."""
+# Axes of a kernel, by how many there are: of HWIO and [in, out] in PyTorch's
+# OIHW and [out, in], and of these in Flax's.
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 def from_torch(
@@ -36,166 +36,162 @@ def from_torch(
   """Returns the variables of `model` from a PyTorch state_dict.
 
   Names of torchvision, timm, Hugging Face transformers and akamaster's CIFAR
-  nets are known, with or without "module." before them. A file's head is left
+  nets are known, with or without "module." before them. The file's head is left
   out if the model has none (`num_classes=0`).
 
   Args:
-    state_dict: Tensors of PyTorch or arrays of NumPy, by name.
-    model: The network that they are the weights of.
-    head_key: Initialises the head, in place of the file's; for another number
-      of classes.
+    state_dict: tensors of PyTorch or arrays of NumPy, by name.
+    model: the network that they are the weights of.
+    head_key: key that a new head is drawn from, in place of the file's, for
+      another number of classes; None to keep the file's.
 
   Returns:
     {"params": ..., "batch_stats": ...} for `model.apply`.
 
   Raises:
-    WeightsError: When the tensors are not those of `model`; it names those
-      that are missing, unexpected or of another shape.
+    WeightsError: if the tensors are not those of `model`; it names those that
+      are missing, unexpected or of another shape.
+  """
+  if head_key is None:
+    return fit(state_dict, model)
+  return with_new_head(fit(state_dict, model, any_head=True), model, head_key)
+
+
+def fit(
+  tensors: Mapping[str, Any], model: ResNet, *, any_head: bool = False
+) -> Variables:
+  """Returns the arrays of a file as the variables of `model`.
+
+  Args:
+    tensors: arrays by name, as `files.read` returns them.
+    model: the network; if it has no head, the file's is left out.
+    any_head: whether a head for another number of classes, or none, fits the
+      model as well.
+
+  Raises:
+    WeightsError: as in `from_torch`.
   """
   tensors = {
-    name.removeprefix("module."): value
-    for name, value in state_dict.items()
+    name.removeprefix("module."): tensor
+    for name, tensor in tensors.items()
     if not name.endswith("num_batches_tracked")
   }
-  convention = recognise(tensors)
-  wanted = _leaves(model, head_key, _channels(tensors, model, convention))
-  names = {path: _name(path, model, convention) for path in wanted}
-  if not model.num_classes or head_key is not None:
-    for array in ("weight", "bias"):
-      tensors.pop(f"{convention.head}.{array}", None)
-  arrays = {
-    path: _from_layout(path, tensors[name])
-    for path, name in names.items()
-    if name in tensors
-  }
-  _check(names, wanted, arrays, tensors, convention, head_key is not None)
-  variables = traverse_util.unflatten_dict(
+  convention = recognize(tensors)
+  if any_head and model.num_classes:
+    model = model.clone(num_classes=_num_classes(tensors, convention, model))
+  if not model.num_classes:
+    for array in ("kernel", "bias"):
+      tensors.pop(convention.name(("params", "head", array)), None)
+  channels = _image_channels(tensors, convention)
+  shapes = variable_shapes(model.clone(scan=False), channels)
+  leaves: dict[Path, Any] = traverse_util.flatten_dict(shapes)
+  names = _names(leaves, convention, model)
+  problem = mismatch(
     {
-      path: jnp.asarray(arrays[path], leaf.dtype) if path in arrays else leaf
-      for path, leaf in wanted.items()
-    }
+      name: _shape_in_file(path, leaves[path].shape, convention)
+      for path, name in names.items()
+    },
+    {name: list(tensor.shape) for name, tensor in tensors.items()},
   )
+  if problem:
+    raise WeightsError(
+      f"the weights, read with the names of {convention.title}, are not those "
+      f"of the model: {problem}"
+    )
+  arrays = {}
+  for path, name in names.items():
+    # The average of a run is more precise than its parameters, and stays so.
+    dtype = None if convention.flax else leaves[path].dtype
+    array = _in_flax(path, tensors[name], convention)
+    arrays[path] = jnp.asarray(array, dtype)
+  variables = traverse_util.unflatten_dict(arrays)
   return stack(variables) if model.scan else variables
 
 
 def to_torch(
   variables: Mapping[str, Any], model: ResNet, names: str | None = None
-) -> StateDict:
+) -> dict[str, np.ndarray]:
   """Returns a state_dict of NumPy arrays, which PyTorch loads strictly.
 
   Args:
-    variables: Of `model`.
-    model: The network.
-    names: Whose names: one of `CONVENTIONS`; None for torchvision's (which are
-      timm's too), or in pre-activation nets timm's.
+    variables: variables of `model`.
+    model: the network.
+    names: key of `CONVENTIONS`, the owner of the names; None for torchvision's
+      (which are timm's too), or in pre-activation nets timm's.
 
   Returns:
     Arrays by name; BatchNorm's `num_batches_tracked`, which Flax does not
     count, are 0.
   """
-  convention = usual(model) if names is None else CONVENTIONS[names]
-  flat = traverse_util.flatten_dict(
-    {
-      key: tree
-      for key, tree in unstack(variables).items()
-      if key in ("params", "batch_stats")
-    }
-  )
+  usual = "timm_v2" if model.pre_activation else "torchvision"
+  convention = CONVENTIONS[names or usual]
+  trees = {key: variables.get(key, {}) for key in ("params", "batch_stats")}
+  leaves = traverse_util.flatten_dict(unstack(trees))
   state_dict = {}
-  for path, leaf in flat.items():
-    name = _name(path, model, convention)
-    array = np.asarray(leaf)
+  for path, name in _names(leaves, convention, model).items():
+    array = np.asarray(leaves[path])
+    shape = _shape_in_file(path, array.shape, convention)
     if path[-1] == "kernel":
-      array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
-      if path[1] == "head" and convention.head_is_convolution:
-        array = array[:, :, None, None]
-    state_dict[name] = np.ascontiguousarray(array)
+      array = array.transpose(_TO_TORCH[array.ndim])
+    state_dict[name] = np.asarray(array, order="C").reshape(shape)
     if path[-1] == "var":
       counter = name.replace("running_var", "num_batches_tracked")
       state_dict[counter] = np.zeros((), np.int64)
   return state_dict
 
 
-def _channels(
-  tensors: Mapping[str, Any], model: ResNet, convention: Convention
+def _names(
+  paths: Iterable[Path], convention: Convention, model: ResNet
+) -> dict[Path, str]:
+  """Returns the names of arrays in a file, by their paths in the network."""
+  pooled = model.shortcut == "pooled"
+  return {path: convention.name(path, pooled=pooled) for path in paths}
+
+
+def _num_classes(
+  tensors: Mapping[str, Any], convention: Convention, model: ResNet
 ) -> int:
-  """Returns how many channels the images have that the stem takes."""
-  first = "conv1" if model.stem.startswith("deep") else "conv"
-  path = ("params", "stem", first, "kernel")
-  kernel = tensors.get(_name(path, model, convention))
-  return kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3
+  """Returns the width of the head in a file; 0 if it has none."""
+  kernel = tensors.get(convention.name(("params", "head", "kernel")))
+  if kernel is None:
+    return 0
+  if len(kernel.shape) not in (2, 4):  # No head at all: let it be reported.
+    return model.num_classes
+  return kernel.shape[-1 if convention.flax else 0]
 
 
-def _leaves(
-  model: ResNet, head_key: jax.Array | None, channels: int
-) -> dict[tuple, Any]:
-  """Returns shapes by path, or drawn numbers if the head is to be."""
-  images = jax.ShapeDtypeStruct((1, 32, 32, channels), model.dtype)
-  plain = model.clone(scan=False)
-
-  def init(key):
-    return plain.lazy_init(key, images, train=False)
-
-  if head_key is None:
-    return traverse_util.flatten_dict(jax.eval_shape(init, jax.random.key(0)))
-  return traverse_util.flatten_dict(
-    initial_variables(plain, head_key, (32, 32, channels))
-  )
+def _image_channels(tensors: Mapping[str, Any], convention: Convention) -> int:
+  """Returns the number of channels that the stem in a file takes."""
+  stem = {}
+  for layer in ("conv", "conv1"):  # Of a plain and of a deep stem.
+    path = ("params", "stem", layer, "kernel")
+    kernel = tensors.get(convention.name(path))
+    if kernel is not None and len(kernel.shape) == 4:
+      stem[layer] = {"kernel": _in_flax(path, kernel, convention)}
+  return image_channels({"stem": stem})
 
 
-def _name(path: tuple, model: ResNet, convention: Convention) -> str:
-  _, *layer, array = path
-  return f"{convention.name(tuple(layer), model)}.{ARRAYS[array]}"
+def _shape_in_file(
+  path: Path, shape: Sequence[int], convention: Convention
+) -> list[int]:
+  """Returns the shape in a file of an array that has `shape` in Flax."""
+  if path[-1] != "kernel" or convention.flax:
+    return list(shape)
+  in_torch = [shape[axis] for axis in _TO_TORCH[len(shape)]]
+  is_convolution = path[1] == "head" and convention.conv_head
+  return [*in_torch, 1, 1] if is_convolution else in_torch
 
 
-def _from_layout(path: tuple, tensor: Any) -> np.ndarray:
-  """Returns an array in Flax's layout: OIHW to HWIO, [out, in] to [in, out]."""
-  if hasattr(tensor, "detach"):
+def _in_flax(path: Path, tensor: Any, convention: Convention) -> np.ndarray:
+  """Returns a tensor of a file as an array in Flax's layout."""
+  if hasattr(tensor, "detach"):  # PyTorch's.
     tensor = tensor.detach().cpu()
     # NumPy has no bfloat16; float32 holds all of its values.
     tensor = tensor.float() if tensor.dtype.itemsize < 4 else tensor
     tensor = tensor.numpy()
   array = np.asarray(tensor)
-  if path[-1] == "kernel":
-    if path[1] == "head":
-      array = array.reshape(array.shape[:2])
-    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
-    array = array.transpose(axes) if axes else array
-  return array
-
-
-def _check(
-  names: Mapping[tuple, str],
-  wanted: Mapping[tuple, Any],
-  arrays: Mapping[tuple, np.ndarray],
-  tensors: Mapping[str, Any],
-  convention: Convention,
-  fresh_head: bool,
-) -> None:
-  missing = [
-    name
-    for path, name in names.items()
-    if path not in arrays and not (fresh_head and path[1] == "head")
-  ]
-  unexpected = sorted(tensors.keys() - set(names.values()))
-  misshaped = [
-    f"{names[path]} {list(tensors[names[path]].shape)} for "
-    f"{'/'.join(path[1:])} {list(wanted[path].shape)}"
-    for path, array in arrays.items()
-    if array.shape != wanted[path].shape
-  ]
-  problems = [
-    f"{kind}: {', '.join(found[:8])}"
-    + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    for kind, found in (
-      ("missing", missing),
-      ("unexpected", unexpected),
-      ("of another shape", misshaped),
-    )
-    if found
-  ]
-  if problems:
-    raise WeightsError(
-      f"the weights, read with the names of {convention.title}, are not those "
-      f"of the model: {'; '.join(problems)}"
-    )
+  if path[-1] != "kernel" or convention.flax:
+    return array
+  if path[1] == "head":  # In some networks a 1x1 convolution.
+    array = array.reshape(array.shape[:2])
+  return array.transpose(_TO_FLAX[array.ndim])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.data import augment
+from flax_resnet import augment
 
 KEY = jax.random.key(7)
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 9, 8, 3), np.uint8)

@@ -6,7 +6,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from flax_resnet.data import mixing
+from flax_resnet import augment
 from tests.drawing import normal
 
 B, H, W, N = 8, 14, 10, 8
@@ -38,7 +38,7 @@ def weights(targets):
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_mixup_blends_pairs_by_a_weight_of_the_batch(alpha):
-  images, targets = draws(mixing.mixup, alpha)
+  images, targets = draws(augment.mixup, alpha)
   weight = weights(targets)
   assert ((weight >= 0) & (weight <= 1)).all()
   np.testing.assert_array_equal(weight, weight[:, :1].repeat(B, 1))
@@ -55,7 +55,7 @@ def test_mixup_blends_pairs_by_a_weight_of_the_batch(alpha):
 
 
 def test_the_pasted_area_is_the_weight_of_the_label():
-  images, targets = draws(mixing.cutmix, 1.0)
+  images, targets = draws(augment.cutmix, 1.0)
   pixels = taken(images)
   assert set(np.unique(pixels)) == {0, 1}
   area = pixels.sum((2, 3)).astype(np.float32)
@@ -79,7 +79,7 @@ def papers_boxes(rng, alpha, count):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_cutmix_draws_the_boxes_of_the_paper(alpha):
-  ours = taken(draws(mixing.cutmix, alpha)[0])[:, 0]
+  ours = taken(draws(augment.cutmix, alpha)[0])[:, 0]
   theirs = papers_boxes(np.random.default_rng(0), alpha, 12_000)
   # How often each pixel, each height and each width are in a box.
   np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.035)
@@ -92,7 +92,7 @@ def test_cutmix_draws_the_boxes_of_the_paper(alpha):
 
 
 def test_both_alternate():
-  images, targets = draws(mixing.mixup_or_cutmix, 1.0, 1.0)
+  images, targets = draws(augment.mixup_or_cutmix, 1.0, 1.0)
   pixels = taken(images)
   cut = np.isin(pixels, (0, 1)).all((1, 2, 3))
   assert cut.mean() == pytest.approx(0.5, abs=0.03)
@@ -112,7 +112,7 @@ def boxes(images):
 def erased(count, probability):
   images = jnp.ones((count, 32, 20, 1))
   key = jax.random.key(0)
-  return np.asarray(mixing.random_erasing(key, images, probability))[..., 0]
+  return np.asarray(augment.random_erasing(key, images, probability))[..., 0]
 
 
 # Of torchvision 0.28.0, 40,000 boxes in an image of 32 by 20.
@@ -158,7 +158,7 @@ def test_a_share_of_the_images_is_erased(probability):
 
 def test_what_is_not_erased_stays():
   images = normal(1, (50, 9, 9, 3))
-  y = mixing.random_erasing(jax.random.key(2), images, 0.5)
+  y = augment.random_erasing(jax.random.key(2), images, 0.5)
   same = np.asarray(y == images)
   assert ((y == 0) | same).all()
   assert same.mean() > 0.8
@@ -167,7 +167,7 @@ def test_what_is_not_erased_stays():
 
 
 def test_a_batch_on_eight_devices_is_mixed_as_on_one():
-  mix = mixing.make_mix(
+  mix = augment.make_mix(
     mixup_alpha=0.5, cutmix_alpha=1.0, num_classes=N, batch_size=64
   )
   images = normal(1, (64, H, W, 3))
@@ -176,7 +176,7 @@ def test_a_batch_on_eight_devices_is_mixed_as_on_one():
   @jax.jit
   def change(key, images, labels):
     images, targets = mix(key, images, labels)
-    return mixing.random_erasing(key, images, 0.5), targets
+    return augment.random_erasing(key, images, 0.5), targets
 
   mesh = jax.make_mesh((8,), ("batch",))
   split = NamedSharding(mesh, PartitionSpec("batch"))
@@ -188,7 +188,7 @@ def test_a_batch_on_eight_devices_is_mixed_as_on_one():
 
 
 def test_labels_stay_where_nothing_is_mixed():
-  mix = mixing.make_mix(
+  mix = augment.make_mix(
     mixup_alpha=0.0, cutmix_alpha=0.0, num_classes=N, batch_size=7
   )
   labels = jnp.arange(7)
@@ -213,4 +213,4 @@ def test_numbers_out_of_range_are_told(changes, message):
   off = dict.fromkeys(("mixup_alpha", "cutmix_alpha"), 0.0)
   given = {"num_classes": 5, "batch_size": 8}
   with pytest.raises(ValueError, match=message):
-    mixing.make_mix(**(off | given | changes))
+    augment.make_mix(**(off | given | changes))

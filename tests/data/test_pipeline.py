@@ -1,122 +1,138 @@
-"""Order is a function of (seed, step)."""
+"""Batches are a function of (seed, step), whoever reads them."""
 
+import itertools
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from flax_resnet.data import pipeline
-from flax_resnet.data.order import Share
-from flax_resnet.data.reading import RecordReader
+from flax_resnet.data.order import generator, HostShard, Order
+from flax_resnet.data.pipeline import ReadOptions, RecordReader
+from tests.data.records import jitter, jittered, Numbers, numbers
 
 
-class Numbers:
-  """Records whose image is their index."""
-
-  channels = 1
-  class_names = ("none",)
-
-  def __init__(self, size):
-    self.size = size
-
-  def __len__(self):
-    return self.size
-
-  def __getitem__(self, index):
-    return {"image": np.full((1, 1, 1), index % 256, np.uint8), "label": index}
-
-  def name(self, index):
-    return f"number {index}"
-
-
-def jitter(image, rng):
-  """A transform whose random part can be read off the result."""
-  return np.concatenate([image.ravel(), rng.integers(0, 256, 4)])
-
-
-def stream(steps, size=20, seed=3, copies=1, threads=4, processes=0, **share):
+def stream(shard, count, size=20, seed=3, repeats=1, threads=0):
+  """Returns the images of so many batches: the record, and what was drawn."""
   batches = pipeline.train_batches(
-    RecordReader(Numbers(size), jitter, (5,)),
-    Share(**({"batch_size": 8} | share)),
+    jittered(size),
+    shard,
     seed=seed,
-    copies=copies,
-    workers=pipeline.Workers(threads, processes),
+    repeats=repeats,
+    options=ReadOptions(threads),
   )
-  return [next(batches) for _ in range(steps)]
+  taken = itertools.islice(batches, count)
+  return np.stack([batch["image"] for batch in taken])
 
 
-def images(batches):
-  return np.concatenate([batch["image"] for batch in batches])
+def test_a_batch_is_that_of_its_positions():
+  """Whatever is in it follows from the order and the generator of each."""
+  batches = pipeline.train_batches(
+    jittered(20), HostShard(8, first_step=2), seed=3
+  )
+  indices = pipeline.train_indices(20, HostShard(8, first_step=2), seed=3)
+  for step in range(2, 8):
+    batch = next(batches)
+    positions = np.arange(8 * step, 8 * step + 8)
+    records = Order(20, seed=3, batch_size=8)(positions)
+    assert set(batch) == {"image", "label", "mask", "broken"}
+    assert batch["label"].dtype == np.int32
+    assert batch["mask"].all()
+    assert not batch["broken"].any()
+    np.testing.assert_array_equal(batch["label"], records)
+    np.testing.assert_array_equal(next(indices), records)
+    for row, position in enumerate(positions):
+      expected = jitter(records[row], generator(3, int(position)))
+      np.testing.assert_array_equal(batch["image"][row], expected)
 
 
-def test_every_record_comes_once_an_epoch_and_in_another_order():
-  order = images(stream(10))[:, 0].reshape(4, 20)
-  for epoch in order:
-    assert sorted(epoch) == list(range(20))
-  assert len({tuple(epoch) for epoch in order}) == 4
-  assert list(order[0]) != sorted(order[0])
+@settings(max_examples=40, deadline=None)
+@given(
+  size=st.integers(4, 30),
+  seed=st.integers(0, 2**32 - 1),
+  batch_size=st.sampled_from([4, 8, 12, 32]),
+  repeats=st.sampled_from([1, 2, 4]),
+  start=st.integers(0, 9),
+  hosts=st.sampled_from([1, 2, 4]),
+  later_hosts=st.sampled_from([1, 2, 4]),
+  threads=st.sampled_from([0, 1, 4]),
+)
+def test_hosts_threads_and_restarts_change_nothing(
+  size, seed, batch_size, repeats, start, hosts, later_hosts, threads
+):
+  """Two epochs at least, stopped at any step and continued by others."""
+  count = -(-2 * size * repeats // batch_size) + start
+  alike = {"size": size, "seed": seed, "repeats": repeats}
+  whole = stream(HostShard(batch_size), count, **alike)
 
+  def read_by(hosts, first, steps):
+    parts = [
+      stream(
+        HostShard(batch_size, first, host, hosts),
+        steps,
+        threads=threads,
+        **alike,
+      )
+      for host in range(hosts)
+    ]
+    return np.concatenate(parts, axis=1)
 
-def test_the_seed_changes_the_order_and_the_transform():
-  one, same, other = stream(5), stream(5), stream(5, seed=4)
-  np.testing.assert_array_equal(images(one), images(same))
-  assert (images(one)[:, 0] != images(other)[:, 0]).any()
-  assert (images(one)[:, 1:] != images(other)[:, 1:]).any()
-
-
-def test_no_two_places_of_a_run_share_their_random_numbers():
-  drawn = images(stream(10))[:, 1:]
-  assert len({tuple(row) for row in drawn}) == len(drawn)
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("first", [0, 1, 2, 7])
-def test_the_stream_can_be_taken_up_at_any_step(first, threads):
-  whole = stream(10)
-  part = stream(10 - first, first_step=first, threads=threads)
-  np.testing.assert_array_equal(images(whole[first:]), images(part))
-
-
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_read_the_stream_of_one(hosts):
-  whole = stream(6, first_step=2)
-  parts = [
-    stream(6, first_step=2, shard_index=i, shard_count=hosts)
-    for i in range(hosts)
-  ]
-  for step in range(6):
-    together = np.concatenate([part[step]["image"] for part in parts])
-    np.testing.assert_array_equal(together, whole[step]["image"])
+  start = min(start, count - 1)
+  before = read_by(hosts, 0, start) if start else whole[:0]
+  after = read_by(later_hosts, start, count - start)
+  np.testing.assert_array_equal(np.concatenate([before, after]), whole)
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_the_indices_of_a_batch_are_those_of_its_records(hosts):
+def test_the_indices_of_a_host_are_those_of_its_records(hosts):
   for host in range(hosts):
-    where = {"first_step": 2, "shard_index": host, "shard_count": hosts}
-    share = Share(8, **where)
-    indices = pipeline.train_indices(20, share, seed=3)
-    for batch in stream(6, **where):
-      np.testing.assert_array_equal(next(indices), batch["label"])
-
-
-def test_a_batch_has_the_keys_and_types_that_later_steps_expect():
-  (batch,) = stream(1)
-  assert set(batch) == {"image", "label", "mask", "broken"}
-  assert batch["label"].dtype == np.int32
-  assert batch["mask"].dtype == bool
-  assert batch["mask"].all()
-  np.testing.assert_array_equal(batch["label"], batch["image"][:, 0])
+    shard = HostShard(8, 2, host, hosts)
+    indices = pipeline.train_indices(20, shard, seed=3, repeats=2)
+    for images in stream(shard, 6, repeats=2):
+      np.testing.assert_array_equal(next(indices), images[:, 0])
 
 
 @pytest.mark.parametrize("batch_size", [3, 8, 20, 64])
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_evaluation_sees_every_record_once(batch_size, hosts):
   batch_size *= hosts
-  seen = []
+  labels = []
   for host in range(hosts):
-    for batch in pipeline.eval_batches(
-      RecordReader(Numbers(20), lambda image, rng: image, (1, 1, 1)),
-      Share(batch_size, shard_index=host, shard_count=hosts),
-    ):
+    shard = HostShard(batch_size, shard_index=host, shard_count=hosts)
+    for batch in pipeline.eval_batches(numbers(20), shard):
       assert len(batch["mask"]) == batch_size // hosts
-      seen += list(batch["label"][batch["mask"]])
+      labels += list(batch["label"][batch["mask"]])
       assert not batch["image"][~batch["mask"]].any()
-  assert sorted(seen) == list(range(20))
+  assert sorted(labels) == list(range(20))
+
+
+def test_memory_is_that_of_a_batch_whatever_the_workers():
+  """No more is read ahead than a batch, and a chunk for each worker."""
+  read = []
+
+  def transform(image, rng):
+    read.append(1)
+    return image
+
+  batches = pipeline.train_batches(
+    RecordReader(Numbers(5000), transform, (1, 1, 1)),
+    HostShard(256),
+    seed=0,
+    options=ReadOptions(num_threads=4),
+  )
+  for taken in range(1, 4):
+    next(batches)
+    time.sleep(0.3)
+    assert len(read) <= (taken + 1) * 256 + 5 * 64
+
+
+@pytest.mark.parametrize("batch_size", [64, 256])
+def test_a_batch_begins_where_jax_takes_it_without_a_copy(batch_size):
+  """In memory of its own, as JAX shares it then."""
+  batches = pipeline.train_batches(numbers(5000), HostShard(batch_size), seed=0)
+  taken = list(itertools.islice(batches, 5))
+  starts = {array.ctypes.data for batch in taken for array in batch.values()}
+  assert len(starts) == 5 * 4
+  assert all(start % 64 == 0 for start in starts)

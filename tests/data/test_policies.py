@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from flax_resnet.data import distortions, policies
+from flax_resnet.data import policies
 from tests.data import policy_cases as cases
 
 CHANNELS = (1, 3)
@@ -33,7 +33,7 @@ def ours(of, choice, level, sign=1):
 
 
 def distorted(of, choice, amount, fill=0):
-  sampling = distortions.Sampling(cases.METHOD, (fill,) * len(of.getbands()))
+  sampling = policies.Sampling(cases.METHOD, (fill,) * len(of.getbands()))
   return cases.pixels(choice.distortion(of, amount, sampling))
 
 
@@ -124,7 +124,7 @@ def test_no_bits_are_black():
   (choice,) = (
     choice
     for choice in policies.INCREASING
-    if choice.distortion is distortions.posterize
+    if choice.distortion is policies.posterize
   )
   assert (ours(cases.picture(3), choice, 1.0) == 0).all()
 

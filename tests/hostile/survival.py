@@ -19,7 +19,7 @@ import warnings
 import jaxtyping
 import pytest
 
-from flax_resnet import command
+from flax_resnet.cli import flags
 
 SECONDS = 5  # That an input may take.
 MEMORY = 2**31  # Bytes that the process may grow by.
@@ -144,7 +144,7 @@ def _outcome(
     ):
       warnings.resetwarnings()
       try:
-        with command.exits():
+        with flags.exits():
           call()
       except SystemExit as end:
         code = end.code

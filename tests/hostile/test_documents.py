@@ -8,10 +8,16 @@ import types
 import pytest
 
 from flax_resnet.insight import comparison
-from flax_resnet.training import curves, load_recipe, loop, train, workdir
-from flax_resnet.training.logbook import Logbook, read
-from flax_resnet.training.schema import wrong_input
-from flax_resnet.verbs import evaluate, network
+from flax_resnet import plots
+from flax_resnet.training import load_recipe
+from flax_resnet.training import loop
+from flax_resnet.training import train
+from flax_resnet.training import workdir
+from flax_resnet.training.log import Logbook
+from flax_resnet.training.log import read
+from flax_resnet.errors import reported_as
+from flax_resnet.cli import evaluate
+from flax_resnet.cli import flags
 from flax_resnet.weights import load_pretrained
 from tests import recipes
 from tests.hostile.mutations import damaged, damaged_json
@@ -35,7 +41,7 @@ def test_damaged_configs(tmp_path, made_up, count):
   flags = argparse.Namespace(workdir=tmp_path, **FLAGS)
   # None has a checkpoint: all of them look at the config before it.
   ways = [
-    lambda: network.predictor_of(flags),
+    lambda: flags.predictor_of(flags),
     lambda: workdir.check(tmp_path, made_up),
     lambda: evaluate.run(flags, ["seed=1"]),
     lambda: load(tmp_path),
@@ -63,7 +69,7 @@ def test_a_finished_run_without_its_metrics_is_evaluated_again(
 
 
 def load(path):
-  with wrong_input("config.init_from"):
+  with reported_as("config.init_from"):
     load_pretrained(path, "cifar_resnet8")
 
 
@@ -88,7 +94,7 @@ def test_damaged_metrics(tmp_path, monkeypatch, capsys, count):
   (tmp_path / "config.json").write_text("{}")
   path = tmp_path / "metrics.jsonl"
   good = [json.dumps(row(step)).encode() for step in range(1, 5)]
-  draw = curves.draw
+  draw = plots.draw
   # matplotlib makes a cache of its own at the first picture.
   draw([row(1)], "a net", tmp_path / "first.png")
   run = types.SimpleNamespace(num_steps=6, title=lambda: "a net")

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from flax_resnet.data import transforms
-from flax_resnet.data.arrays import open_npz
+from flax_resnet.data import crops
+from flax_resnet.data.sources import open_npz
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
-from flax_resnet.data.jpeg import ImageError
-from flax_resnet.data.reading import RecordReader
-from flax_resnet.training.schema import wrong_input
+from flax_resnet.errors import ImageError
+from flax_resnet.data.pipeline import RecordReader
+from flax_resnet.errors import reported_as
 from tests.hostile.mutations import damaged
 from tests.hostile.survival import COUNTS, survive
 
@@ -70,8 +70,8 @@ def good():
 
 
 WAYS = {
-  "evaluation": lambda channels: transforms.center_crop(channels, 32, 0.875),
-  "training": lambda channels: transforms.random_resized_crop(channels, 32),
+  "evaluation": lambda channels: crops.center_crop(channels, 32, 0.875),
+  "training": lambda channels: crops.random_resized_crop(channels, 32),
 }
 
 
@@ -124,7 +124,7 @@ def test_damaged_images(tmp_path, count, way):
     numbers = np.random.default_rng(rng.getrandbits(32))
 
     def call():
-      with wrong_input("config.data"):
+      with reported_as("config.data"):
         reader.read(np.array([0]), [numbers])
 
     return call
@@ -153,7 +153,7 @@ def test_damaged_arrays(tmp_path, count):
     path.write_bytes(damaged(rng.choice(files), rng, files))
 
     def call():
-      with wrong_input("config.data"):
+      with reported_as("config.data"):
         source = open_npz(path, "train")
         assert source[0]["image"].ndim == 3
 

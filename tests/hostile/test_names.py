@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flax_resnet.command import printable
+from flax_resnet.cli.flags import printable
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
-from flax_resnet.predictor import find_images, Predictor
-from flax_resnet.training.schema import wrong_input
-from flax_resnet.weights import hub, WeightsError
+from flax_resnet.predictor import find_images
+from flax_resnet.predictor import Predictor
+from flax_resnet.errors import reported_as
+from flax_resnet.weights import hub
+from flax_resnet.weights import WeightsError
 from flax_resnet.weights.preprocessing import Preprocessing
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
@@ -63,14 +65,14 @@ def test_folders_and_files_of_any_name(tmp_path, capsys, count):
     return rng.choice([train, predict])
 
   def train():
-    with wrong_input("config.data"):
+    with reported_as("config.data"):
       source = FolderSource(root, "train", strict=False)
       for index in range(min(len(source), 50)):
         decode(source[index]["image"], 3)
         print(source.name(index))
 
   def predict():
-    with wrong_input("predict"):
+    with reported_as("predict"):
       for path in find_images([str(root)])[:50]:
         predictor.read(path)
         print(printable(str(path)))
@@ -176,7 +178,7 @@ def test_names_of_the_hub(snapshot, tmp_path, count):
     name = hub.PREFIX + os.fsdecode(name[:300])
 
     def call():
-      with wrong_input("--weights"):
+      with reported_as("--weights"):
         assert hub.fetch(name).path == snapshot / "model.safetensors"
 
     return call
@@ -200,7 +202,7 @@ def test_damaged_configs_of_the_hub(snapshot, tmp_path, count):
       (snapshot / file).write_bytes(text)
 
     def call():
-      with wrong_input("--weights"):
+      with reported_as("--weights"):
         entry = hub.fetch(f"{hub.PREFIX}{REPOSITORY}")
         assert all(isinstance(name, str) for name in entry.class_names)
         assert entry.preprocessing is None or entry.preprocessing.image_size

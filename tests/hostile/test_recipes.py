@@ -19,13 +19,13 @@ import pytest
 
 from flax_resnet import sharding
 from flax_resnet.data import load
-from flax_resnet.data.augment import make_augment
+from flax_resnet.augment import make_augment
 from flax_resnet.models import create_model
 from flax_resnet.training import load_recipe
 from flax_resnet.training.losses import make_loss
-from flax_resnet.training.optim import make_optimizer
-from flax_resnet.training.recipe import Recipe
-from flax_resnet.training.run import prepare
+from flax_resnet.training.optimizers import make_optimizer
+from flax_resnet.training.setup import Recipe
+from flax_resnet.training.setup import prepare
 from tests.hostile.survival import survive
 from tests.recipes import RECIPES
 from tests.test_recipes import SYNTHETIC

@@ -18,9 +18,10 @@ import pytest
 from safetensors.numpy import save
 
 import flax_resnet as fr
-from flax_resnet.models.start import initial_variables
-from flax_resnet.training.schema import wrong_input
-from flax_resnet.weights import files, load_pretrained
+from flax_resnet.models.variables import initial_variables
+from flax_resnet.errors import reported_as
+from flax_resnet.weights import files
+from flax_resnet.weights import load_pretrained
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
 
@@ -40,7 +41,7 @@ def state_dict():
 
 
 def load(path):
-  with wrong_input("--weights"):
+  with reported_as("--weights"):
     loaded = load_pretrained(path, NAME, **FIELDS)
     assert loaded.variables["params"]["stem"]["conv"]["kernel"].shape[2] < 5
 
@@ -190,7 +191,7 @@ def test_damaged_checkpoints(tmp_path, count):
         (folder / path).write_bytes(content)
 
     def read():
-      with wrong_input("--weights"):
+      with reported_as("--weights"):
         files.read_checkpoint(folder)
 
     # It is of no network, which takes longer to tell.

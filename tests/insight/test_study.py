@@ -7,8 +7,9 @@ from PIL import Image
 import pytest
 
 from flax_resnet import __main__ as verbs
-from flax_resnet.training import faults, train
-from flax_resnet.training.run import prepare
+from flax_resnet.training import steps
+from flax_resnet.training import train
+from flax_resnet.training.setup import prepare
 from flax_resnet.training.state import count_parameters
 
 

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet import (
-  BasicBlock,
-  BottleneckBlock,
-  PreActBasicBlock,
-  PreActBottleneckBlock,
-)
-from flax_resnet.models.branch import SqueezeExcite, StochasticDepth
-from flax_resnet.models.shortcut import Shortcut, SHORTCUTS
+from flax_resnet import BasicBlock
+from flax_resnet import BottleneckBlock
+from flax_resnet import PreActBasicBlock
+from flax_resnet import PreActBottleneckBlock
+from flax_resnet.models.layers import SqueezeExcite
+from flax_resnet.models.layers import StochasticDepth
+from flax_resnet.models.shortcut import Shortcut
+from flax_resnet.models.shortcut import SHORTCUTS
 from tests.drawing import normal
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 8)), jnp.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.stacking import stack
+from flax_resnet.models.variables import stack
 from tests.drawing import normal, variables_of
 
 SMALL = {"stage_sizes": (2, 2), "stage_features": (8, 16), "num_classes": 5}

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.models.layers import BatchNorm, Layers
-from flax_resnet.models.operations import max_pool
+from flax_resnet.models.layers import BatchNorm
+from flax_resnet.models.layers import Layers
+from flax_resnet.models.cpu import max_pool
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.models import operations
+from flax_resnet.models import cpu
 
 RNG = np.random.default_rng(0)
 
@@ -80,7 +80,7 @@ def test_convolution(height, width, settings):
   arguments = options(**settings)
   kernel = settings["kernel"]
   assert_equal(
-    functools.partial(operations.conv, **arguments),
+    functools.partial(cpu.conv, **arguments),
     functools.partial(plain_conv, **arguments),
     draw(3, height, width, 4),
     draw(kernel, kernel, 4 // settings.get("groups", 1), 6),
@@ -108,7 +108,7 @@ def test_a_convolution_has_second_derivatives(strides):
   setting = options(3, strides)
   for ours, plain in zip(
     second_derivatives(
-      functools.partial(operations.conv, **setting), *arguments
+      functools.partial(cpu.conv, **setting), *arguments
     ),
     second_derivatives(functools.partial(plain_conv, **setting), *arguments),
     strict=True,
@@ -131,13 +131,13 @@ def test_a_convolution_in_a_loop_is_in_the_layout_that_the_cpu_is_fast_at():
     program = slope.lower(*arguments).compile().as_text()
     return set(re.findall(r"convolution\(.*dim_labels=(\S+?)[,\s]", program))
 
-  assert layouts(operations.conv) == {"b01f_01io->b01f"}
+  assert layouts(cpu.conv) == {"b01f_01io->b01f"}
   assert len(layouts(plain_conv)) == 3
 
 
 def test_nothing_is_convolved_for_a_gradient_that_nobody_wants():
   x, kernel = draw(2, 5, 6, 4), draw(3, 3, 4, 4)
-  convolve = functools.partial(operations.conv, **options(3))
+  convolve = functools.partial(cpu.conv, **options(3))
 
   def count(argnums):
     slope = jax.grad(lambda *a: jnp.sin(convolve(*a)).sum(), argnums)
@@ -150,7 +150,7 @@ def test_nothing_is_convolved_for_a_gradient_that_nobody_wants():
 
 @pytest.mark.parametrize("settings", [{"kernel": 1}, {"kernel": 3}])
 def test_only_the_cpu_has_formulations_of_its_own(settings):
-  convolve = jax.jit(functools.partial(operations.conv, **options(**settings)))
+  convolve = jax.jit(functools.partial(cpu.conv, **options(**settings)))
   size = settings["kernel"]
   traced = convolve.trace(draw(2, 2, 2, 4), draw(size, size, 4, 4))
   on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
@@ -164,14 +164,14 @@ def test_only_the_cpu_has_formulations_of_its_own(settings):
 @pytest.mark.parametrize("size", [8, 9])
 def test_max_pool_and_who_of_equals_gets_the_gradient(size):
   ties = jnp.asarray(RNG.integers(0, 3, (2, size, size + 1, 3)), jnp.float64)
-  assert_equal(operations.max_pool, operations._max_pool, ties)
+  assert_equal(cpu.max_pool, cpu._max_pool, ties)
 
 
 def test_max_pool_passes_nan_on():
   for place in range(3):
     x = draw(1, 4, 4, 1).at[0, place, place, 0].set(jnp.nan)
     np.testing.assert_array_equal(
-      operations.max_pool(x), operations._max_pool(x)
+      cpu.max_pool(x), cpu._max_pool(x)
     )
 
 
@@ -182,7 +182,7 @@ def plain_batch_norm(x, scale, bias):
 
 
 def our_batch_norm(x, scale, bias):
-  return operations.batch_norm(x, scale, bias, 1e-3)
+  return cpu.batch_norm(x, scale, bias, 1e-3)
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
@@ -217,11 +217,11 @@ def test_batch_norm_has_second_derivatives():
 
 def test_barriers_are_kept_up_to_fusion():
   """Without them a training step takes twice as long on CPU."""
-  convolve = functools.partial(operations.conv, **options(3))
+  convolve = functools.partial(cpu.conv, **options(3))
   compiled = (
-    jax.jit(convolve, compiler_options=operations.compiler_options("cpu"))
+    jax.jit(convolve, compiler_options=cpu.compiler_options("cpu"))
     .lower(draw(2, 8, 8, 4), draw(3, 3, 4, 4))
     .compile()
   )
   assert "opt-barrier" in compiled.as_text()
-  assert operations.compiler_options("gpu") == {}
+  assert cpu.compiler_options("gpu") == {}

@@ -10,9 +10,10 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import sharding
-from flax_resnet.models.plan import plan_stages
-from flax_resnet.models.stacking import stack, unstack
-from flax_resnet.models.start import initial_variables
+from flax_resnet.models.resnet import plan_stages
+from flax_resnet.models.variables import stack
+from flax_resnet.models.variables import unstack
+from flax_resnet.models.variables import initial_variables
 from tests.drawing import normal, variables_of
 
 IMAGES = normal(9, (2, 17, 20, 3))

@@ -7,7 +7,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.models.cost import cost
-from flax_resnet.models.start import initial_variables
+from flax_resnet.models.variables import initial_variables
 from tests.drawing import normal, variables_of
 
 # Parameters, and multiply-adds (10^9) at 224 pixels, or at 32 for CIFAR.

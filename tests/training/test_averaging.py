@@ -10,10 +10,13 @@ import pytest
 import flax_resnet as fr
 from flax_resnet import __main__ as verbs
 from flax_resnet import sharding
-from flax_resnet.training import averaging, InputError, loop, train
-from flax_resnet.training.logbook import read
-from flax_resnet.training.run import prepare
-from flax_resnet.training.warm_start import warm_start
+from flax_resnet.training import state
+from flax_resnet.training import InputError
+from flax_resnet.training import loop
+from flax_resnet.training import train
+from flax_resnet.training.log import read
+from flax_resnet.training.setup import prepare
+from flax_resnet.training.init_from import warm_start
 from flax_resnet.weights import files
 from tests.training.test_loop import (
   assert_same_bits,
@@ -140,8 +143,8 @@ def test_it_starts_at_the_weights_of_the_run(averaged, mesh, tmp_path):
 
 def test_an_average_of_bfloat16_moves():
   variables = {"kernel": jnp.ones(3, jnp.bfloat16)}
-  average = averaging.start(variables)
-  moved = averaging.follow(
+  average = state.start(variables)
+  moved = state.follow(
     average, {"kernel": jnp.zeros(3, jnp.bfloat16)}, 1, decay=0.999, every=1
   )
   np.testing.assert_allclose(moved["kernel"], 0.999, rtol=1e-6)

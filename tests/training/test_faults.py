@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import faults, metrics, RunError, train
-from flax_resnet.training import run as runs
+from flax_resnet.training import steps
+from flax_resnet.training import metrics
+from flax_resnet.training import RunError
+from flax_resnet.training import train
+from flax_resnet.training import setup as runs
 from flax_resnet.training.state import TrainState
 from tests.recipes import write_tiny
 from tests.training.test_loop import assert_same_bits, final_state, train_to
@@ -60,7 +63,7 @@ def state_of(params, count=0):
     batch_stats={"mean": params},
     opt_state=(params,),
     sums=metrics.zeros() | {"count": jnp.int32(4)},
-    faults=faults.none().replace(count=jnp.int32(count)),
+    faults=steps.none().replace(count=jnp.int32(count)),
   )
 
 
@@ -74,7 +77,7 @@ def settled(loss=1.0, grad=1.0, mean=2.0, count=0, limit=0):
   grads = {"w": jnp.array([1.0, grad]), "b": jnp.ones(())}
   new = metrics.zeros() | {"loss": jnp.float32(4 * loss), "count": jnp.int32(4)}
   before = state_of(jnp.full(3, 1.0), count)
-  return faults.settle(before, after, grads, new, limit)
+  return steps.settle(before, after, grads, new, limit)
 
 
 def told(state):
@@ -122,13 +125,13 @@ def test_what_is_told_of_a_fault():
   state = settled(loss=0.5, grad=math.nan, count=2, limit=2)
   rate = lambda step: jnp.float32(step / 10)
   with pytest.raises(RunError) as error:
-    faults.check(state.faults, 2, rate)
+    steps.check(state.faults, 2, rate)
   assert str(error.value).startswith(
     "step 8 is not finite, after 2 that were skipped: loss 0.5, length of the "
     "gradient nan, learning rate 0.5; "
   )
   assert "\n" not in str(error.value)
-  assert faults.check(state.faults, 3, rate) == 3
+  assert steps.check(state.faults, 3, rate) == 3
 
 
 def spoiled_by_hand(run, bad):

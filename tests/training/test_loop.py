@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import loop, metrics, Stopped, train
+from flax_resnet.training import loop
+from flax_resnet.training import metrics
+from flax_resnet.training import Stopped
+from flax_resnet.training import train
 from flax_resnet.training.checkpoint import Checkpoints
-from flax_resnet.training.logbook import read
-from flax_resnet.training.run import prepare
+from flax_resnet.training.log import read
+from flax_resnet.training.setup import prepare
 
 
 def final_state(config, workdir, mesh):

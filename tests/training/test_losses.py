@@ -1,4 +1,4 @@
-"""The binary cross-entropy of timm, in NumPy and in PyTorch."""
+"""Losses against their formulas, in NumPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,71 +9,76 @@ from flax_resnet.training.losses import make_loss
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(scale=3, size=(6, 5)).astype(np.float32)
 LABELS = np.arange(6) % 5
+ONE, OTHER = np.eye(5)[LABELS], np.eye(5)[(LABELS + 2) % 5]
 # Each image is of two classes, in these shares.
-MIXED = np.eye(5)[LABELS] * 0.85 + np.eye(5)[(LABELS + 2) % 5] * 0.15
-EVEN = np.eye(5)[LABELS] * 0.6 + np.eye(5)[(LABELS + 2) % 5] * 0.4
+MIXED = 0.85 * ONE + 0.15 * OTHER
+EVEN = 0.6 * ONE + 0.4 * OTHER
 
 
-def by_hand(targets):
+def cross_entropy(targets):
+  logits = LOGITS.astype(np.float64)
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return -(targets * log_p).sum(-1)
+
+
+def binary_cross_entropy(targets):
   p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
   return -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(-1)
 
 
-def ours(targets, smoothing=0.0, threshold=None):
-  loss = make_loss(
-    name="binary_cross_entropy",
-    label_smoothing=smoothing,
-    target_threshold=threshold,
-  )
+FORMULAS = {
+  "cross_entropy": cross_entropy,
+  "binary_cross_entropy": binary_cross_entropy,
+}
+
+
+def ours(targets, **section):
   dtype = None if targets.ndim == 1 else jnp.float32
-  return loss(jnp.asarray(LOGITS), jnp.asarray(targets, dtype))
+  return make_loss(**section)(jnp.asarray(LOGITS), jnp.asarray(targets, dtype))
 
 
 @pytest.mark.parametrize("targets", [LABELS, MIXED], ids=["labels", "mixed"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_binary_cross_entropy_is_the_mean_over_classes(targets, smoothing):
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_loss_is_that_of_smooth_targets(name, smoothing, targets):
+  """Szegedy et al. 2015, section 7; the binary one is a mean over classes."""
   soft = np.eye(5)[targets] if targets.ndim == 1 else targets
-  wanted = by_hand(soft * (1 - smoothing) + smoothing / 5)
-  found = ours(targets, smoothing)
+  wanted = FORMULAS[name](soft * (1 - smoothing) + smoothing / 5)
+  found = ours(targets, name=name, label_smoothing=smoothing)
   assert found.shape == (6,)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_a_threshold_says_which_classes_are_there():
-  """0.85 and 0.15 are one class, 0.6 and 0.4 are two."""
-  np.testing.assert_allclose(
-    ours(MIXED, threshold=0.2), by_hand(np.eye(5)[LABELS]), rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    ours(EVEN, threshold=0.2), by_hand(EVEN > 0), rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    ours(EVEN, threshold=0.5), by_hand(np.eye(5)[LABELS]), rtol=1e-5
-  )
-
-
-def test_binary_cross_entropy_is_that_of_pytorch():
-  torch = pytest.importorskip("torch")
-  wanted = torch.nn.functional.binary_cross_entropy_with_logits(
-    torch.from_numpy(LOGITS), torch.from_numpy(MIXED.astype(np.float32))
-  )
-  assert float(ours(MIXED).mean()) == pytest.approx(wanted.item(), rel=1e-5)
+def test_plain_cross_entropy_is_the_default():
+  np.testing.assert_allclose(ours(LABELS), cross_entropy(ONE), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
-    ({"target_threshold": 1.0}, "target_threshold is 1.0"),
-    ({"name": "cross_entropy"}, "which cross_entropy has no use for"),
-    ({"label_smoothing": 0.1}, "which undoes label_smoothing 0.1"),
-  ],
+  ("targets", "threshold", "wanted"),
+  [(MIXED, 0.2, ONE), (EVEN, 0.2, ONE + OTHER), (EVEN, 0.5, ONE)],
 )
-def test_what_does_not_fit_is_told(changes, message):
-  given = {
-    "name": "binary_cross_entropy",
-    "label_smoothing": 0.0,
-    "target_threshold": 0.2,
-  }
-  with pytest.raises(ValueError, match=message):
-    make_loss(**(given | changes))
+def test_a_threshold_makes_whole_targets_of_shares(targets, threshold, wanted):
+  found = ours(targets, name="binary_cross_entropy", target_threshold=threshold)
+  np.testing.assert_allclose(found, binary_cross_entropy(wanted), rtol=1e-5)
+
+
+@pytest.mark.deep
+def test_binary_cross_entropy_is_that_of_pytorch():
+  import torch  # Where tests marked "deep" run it is installed.
+
+  wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+    torch.from_numpy(LOGITS), torch.from_numpy(MIXED.astype(np.float32))
+  )
+  found = ours(MIXED, name="binary_cross_entropy").mean()
+  assert float(found) == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  "section",
+  [{"name": "cross_entropy"}, {"label_smoothing": 0.1}],
+  ids=["without effect", "undoes the smoothing"],
+)
+def test_a_threshold_that_does_not_fit_is_refused(section):
+  given = {"name": "binary_cross_entropy", "target_threshold": 0.2}
+  with pytest.raises(ValueError, match="^target_threshold is 0.2, which "):
+    make_loss(**(given | section))

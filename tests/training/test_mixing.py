@@ -10,8 +10,10 @@ import pytest
 
 from flax_resnet import sharding
 from flax_resnet.models import create_model
-from flax_resnet.training import InputError, losses, steps
-from flax_resnet.training.run import prepare
+from flax_resnet.training import InputError
+from flax_resnet.training import losses
+from flax_resnet.training import steps
+from flax_resnet.training.setup import prepare
 from flax_resnet.training.state import create_state
 from tests.drawing import normal
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from flax_resnet.training import train
-from flax_resnet.training.announcement import describe
-from flax_resnet.training.run import prepare
-from flax_resnet.training.schema import InputError
+from flax_resnet.training.log import describe
+from flax_resnet.training.setup import prepare
+from flax_resnet.errors import InputError
 from tests.training.test_loop import assert_same_bits, final_state, train_to
 
 

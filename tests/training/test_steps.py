@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training.run import prepare
+from flax_resnet.training.setup import prepare
 
 
 @pytest.fixture

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.insight.trained import Trained
-from flax_resnet.models.start import initial_variables
-from flax_resnet.training import InputError, train
-from flax_resnet.training.announcement import describe
-from flax_resnet.training.run import prepare
-from flax_resnet.training.warm_start import warm_start
-from flax_resnet.weights import files, preprocessing, pretrained
+from flax_resnet.insight.study import Trained
+from flax_resnet.models.variables import initial_variables
+from flax_resnet.training import InputError
+from flax_resnet.training import train
+from flax_resnet.training.log import describe
+from flax_resnet.training.setup import prepare
+from flax_resnet.training.init_from import warm_start
+from flax_resnet.weights import files
+from flax_resnet.weights import preprocessing
+from flax_resnet.weights import pretrained
 from tests.training.test_loop import (
   assert_same_bits,
   final_state,

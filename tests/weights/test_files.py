@@ -8,7 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flax_resnet as fr
-from flax_resnet.weights import files, hub, load_pretrained, WeightsError
+from flax_resnet.weights import files
+from flax_resnet.weights import hub
+from flax_resnet.weights import load_pretrained
+from flax_resnet.weights import WeightsError
 from flax_resnet.weights.preprocessing import Preprocessing
 from tests.drawing import normal
 from tests.weights import cases

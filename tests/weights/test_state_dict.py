@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.weights import names, WeightsError
+from flax_resnet.weights import names
+from flax_resnet.weights import WeightsError
 from tests.weights import cases
 
 CASE = cases.CASES["cifar_resnet20"]

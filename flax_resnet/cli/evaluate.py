@@ -1,0 +1,90 @@
+"""Evaluate a run's latest checkpoint, or weights, on a data set.
+
+Every image of the recipe's eval_split counts once. --config.x.y=… changes a
+key of the recipe, such as --config.data.data_dir or --config.augment.mean.
+"""
+
+import argparse
+import math
+from typing import Any
+
+from etils import epy
+
+from flax_resnet import schema, storage
+from flax_resnet.cli import flags
+from flax_resnet.errors import InputError, reported_as
+
+with epy.lazy_imports():
+  from flax_resnet import sharding
+  from flax_resnet.training import evaluation, setup
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  flags.add_network_arguments(
+    parser, "recipe with the data; that of the run with --workdir"
+  )
+  parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> None:
+  """Prints top-1 with its interval, top-5, loss and the number of images."""
+  config, weights = _config(args), args.workdir or args.weights
+  run = setup.set_up(config, sharding.make_mesh())
+  with reported_as("evaluate"):
+    loaded = flags.load_weights_of_recipe(weights, config)
+  if loaded.model.num_classes != run.model.num_classes:
+    raise InputError(
+      f"the weights have {loaded.model.num_classes} classes and the data set "
+      f"{run.model.num_classes}: choose the --config of another data set"
+    )
+  if loaded.channels != (channels := run.dataset.image_shape[-1]):
+    raise InputError(
+      f"the images have {channels} channels and the weights want "
+      f"{loaded.channels}: choose the --config of another data set"
+    )
+  result = evaluation.evaluate(
+    run.eval_step,
+    sharding.replicate(loaded.variables, run.mesh),
+    run.eval_batches(),
+    run.mesh,
+  )
+  low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
+  if args.json:
+    print(storage.to_json({**result, "val/top1_interval": [low, high]}))
+    return
+  model, data = config["model"], config["data"]
+  print(
+    f"{model['name']} of {weights} on {data['name']} {data['eval_split']}: "
+    f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%}, "
+    f"95% interval {low:.2%} to {high:.2%})  "
+    f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "
+    f"on {result['val/count']:,} images"
+  )
+
+
+def _config(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the config of the run, or of the recipe for the weights."""
+  flags.check_network_arguments(args)
+  if args.workdir is not None:
+    config = storage.read_config(args.workdir)
+    return schema.override(config, args.overrides).to_dict()
+  if args.model is None or args.config is None:
+    raise InputError("--weights needs --model, and --config for the data")
+  overrides = [*args.overrides, f"model.name={args.model}"]
+  return schema.load_recipe(args.config, overrides).to_dict()
+
+
+def wilson_interval(
+  share: float, count: int, z: float = 1.96
+) -> tuple[float, float]:
+  """Returns the 95 % confidence interval of a share (Wilson 1927).
+
+  Args:
+    share: share of examples, in [0, 1].
+    count: number of examples.
+    z: quantile of the normal distribution; default 1.96.
+  """
+  center = share + z**2 / (2 * count)
+  half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+  scale = 1 + z**2 / count
+  return (center - half) / scale, (center + half) / scale

@@ -1,0 +1,290 @@
+"""The flags that commands share, what they stand for, and how a command ends.
+
+What is slow to import is imported when it is used: `--help` needs none of it,
+and Ctrl-C while JAX is imported ends a command as at any other time.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+import signal
+import sys
+import types
+from typing import Any, NoReturn
+import warnings
+
+from etils import epy
+
+from flax_resnet import schema, storage
+from flax_resnet.errors import InputError, reported_as, RunError
+from flax_resnet.training.stop import Stopped
+
+with epy.lazy_imports():
+  import jax
+
+  from flax_resnet import predictor
+  from flax_resnet.weights import hub, preprocessing, pretrained
+
+# Characters of an error that are printed; a value in it may have millions.
+MAX_ERROR_LENGTH = 1_500
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_formatwarning = warnings.formatwarning
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser whose errors are InputErrors."""
+
+  def error(self, message: str) -> NoReturn:
+    raise InputError(f"{message}: see {self.prog} --help")
+
+  def parse_with_overrides(self) -> argparse.Namespace:
+    """Returns the flags; `overrides` are the "key=value" of "--config.key"."""
+    args, others = self.parse_known_args()
+    prefix = "--config."
+    for other in others:
+      if not other.startswith(prefix):
+        self.error(f"{other} is not a flag")
+    args.overrides = [other.removeprefix(prefix) for other in others]
+    return args
+
+
+def add_network_arguments(
+  parser: argparse.ArgumentParser,
+  config_help: str = "recipe that the weights were trained by, for the "
+  "options of the network and what is done to images",
+) -> None:
+  """Adds the flags that name a trained network."""
+  parser.add_argument(
+    "--workdir", type=pathlib.Path, metavar="DIR", help="folder of a run"
+  )
+  parser.add_argument(
+    "--weights",
+    metavar="FILE",
+    help=".safetensors, .pth, a Flax checkpoint or hf-hub:owner/repository",
+  )
+  parser.add_argument("--model", metavar="NAME", help="network of the weights")
+  parser.add_argument(
+    "--config", type=pathlib.Path, metavar="FILE", help=config_help
+  )
+
+
+def check_network_arguments(args: argparse.Namespace) -> None:
+  """Raises InputError unless the flags name one trained network."""
+  if (args.workdir is None) == (args.weights is None):
+    raise InputError("give either --workdir or --weights")
+  for flag in ("model", "config"):
+    if args.workdir is not None and getattr(args, flag) is not None:
+      raise InputError(f"--{flag} is that of --weights: a run says its own")
+
+
+def load_predictor(args: argparse.Namespace) -> "predictor.Predictor":
+  """Returns the trained network that the flags name, ready for images."""
+  check_network_arguments(args)
+  if args.workdir is not None:
+    storage.read_config(args.workdir)  # A folder that is no run ends here.
+  with reported_as("--weights" if args.workdir is None else "--workdir"):
+    return predictor.Predictor.of(_load_weights(args))
+
+
+def _load_weights(args: argparse.Namespace) -> "pretrained.Pretrained":
+  if args.workdir is not None:
+    return pretrained.load_pretrained(args.workdir)
+  if args.config is None:
+    if not args.weights.startswith(hub.PREFIX):
+      check_model_is_given(args.weights, args.model)
+    return pretrained.load_pretrained(args.weights, args.model)
+  overrides = [] if args.model is None else [f"model.name={args.model}"]
+  config = schema.load_recipe(args.config, overrides).to_dict()
+  return dataclasses.replace(
+    load_weights_of_recipe(args.weights, config),
+    preprocessing=preprocessing.Preprocessing.of_run(config),
+  )
+
+
+def load_weights_of_recipe(
+  weights: str | pathlib.Path, config: Mapping[str, Any]
+) -> "pretrained.Pretrained":
+  """Returns weights in the network of a config, with their own classes."""
+  fields = {k: v for k, v in config["model"].items() if k != "num_classes"}
+  return pretrained.load_pretrained(weights, fields.pop("name"), **fields)
+
+
+def check_model_is_given(weights: Any, model: str | None) -> None:
+  """Raises InputError unless --model names the network of a weight file."""
+  if model is None:
+    raise InputError(
+      f"{weights} does not say of which network: give --model NAME"
+    )
+
+
+def check_is_new(path: pathlib.Path) -> None:
+  """Raises InputError unless OUT can be written without loss."""
+  if path.exists():
+    raise InputError(f"{path} is there already: choose another OUT")
+  if not path.absolute().parent.is_dir():
+    raise InputError(f"{path.parent} is not a folder: make it first")
+
+
+def check_is_positive(flag: str, value: int) -> None:
+  """Raises InputError unless the number that a flag gives is 1 or more."""
+  if value < 1:
+    raise InputError(f"{flag} is {value}: use 1 or more")
+
+
+def enable_compilation_cache() -> None:
+  """Keeps compiled programs for the next command.
+
+  They are in ~/.cache/flax_resnet/xla (or below XDG_CACHE_HOME), unless JAX's
+  own JAX_COMPILATION_CACHE_DIR names another folder;
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+  """
+  config: Any = jax.config  # Its options are attributes at run time only.
+  if config.jax_compilation_cache_dir is not None:
+    return
+  caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  folder = pathlib.Path(caches, "flax_resnet", "xla")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # A home that cannot be written: compile anew each time.
+  if os.access(folder, os.W_OK):
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+  """Ends the process with one sentence and a code for errors in its block.
+
+  1 when a run has failed or another host is gone, 2 after a wrong input, 130
+  after Ctrl-C, 143 after SIGTERM. An error that is a mistake of this package
+  keeps its traceback.
+  """
+  _silence_libraries()
+  # The name of a file may hold what is no text, and is printed nevertheless.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
+  try:
+    yield
+  except InputError as error:
+    _print_error(error)
+    sys.exit(2)
+  except RunError as error:
+    _fail(error)
+  except Stopped as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(stop.exit_code)
+  except BrokenPipeError:
+    # The reader of a pipe has seen enough, such as `head`. What Python still
+    # has to flush goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
+  except Exception as error:
+    if (explanation := _explanation(error)) is None:
+      raise
+    _fail(explanation)
+  except KeyboardInterrupt:
+    print("interrupted: nothing was in progress", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
+
+
+def printable(text: str) -> str:
+  """Returns text with escapes for new lines and for what steers a terminal.
+
+  Names of files and of classes come from others, and may hold anything.
+  """
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _print_error(error: object) -> None:
+  print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+
+
+def _one_line(message: object) -> str:
+  line = printable(" ".join(str(message).split()))
+  if len(line) > MAX_ERROR_LENGTH:
+    return f"{line[:MAX_ERROR_LENGTH]}…"
+  return line
+
+
+def _fail(error: object) -> NoReturn:
+  _print_error(error)
+  if _is_one_of_several():
+    # JAX would wait for the other hosts at the end, and then abort.
+    sys.stdout.flush()
+    os._exit(1)
+  sys.exit(1)
+
+
+def _explanation(error: Exception) -> str | None:
+  """Returns a sentence on an error of the machine; None for any other."""
+  first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    return (
+      f"there is not enough memory ({first}): a run takes less with a smaller "
+      "config.batch_size, config.accumulate=2 or config.model.remat=True"
+    )
+  if _is_one_of_several() and isinstance(error, jax.errors.JaxRuntimeError):
+    return (
+      f"another host is gone ({first}): start all again, and the run "
+      "continues from its last checkpoint"
+    )
+  return None
+
+
+def _is_one_of_several() -> bool:
+  """Returns whether this process computes together with others."""
+  return (
+    "jax" in sys.modules
+    and jax.distributed.is_initialized()
+    and jax.process_count() > 1
+  )
+
+
+def _silence_libraries() -> None:
+  """Silences what libraries print beside the sentence of this package."""
+  # TFDS and Orbax warn of what they then do rightly: a set to be downloaded, a
+  # half-written checkpoint to be removed; and Orbax logs the errors of its
+  # threads, which it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  sys.unraisablehook = _unraisable
+  # Pillow, of odd files, which are then read rightly or refused by a sentence.
+  logging.getLogger("PIL").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", module=r"PIL\.")
+  warnings.formatwarning = _format_warning
+  # Python's tracker, a process, of shared memory that Grain frees a moment too
+  # late, and which it then frees.
+  ours, others = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS")
+  if not others:
+    os.environ["PYTHONWARNINGS"] = ours
+  elif ours not in others:  # Else it would grow with every call in a process.
+    os.environ["PYTHONWARNINGS"] = f"{others},{ours}"
+  # Orbax, when it fails, of what it had begun with, and what it had not.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+
+
+def _unraisable(error: Any) -> None:
+  """Python's hook, without what Orbax had begun when something else failed."""
+  # TensorStore's threads meet it after Orbax has failed with another error.
+  late = str(error.exc_value) == "Event loop is closed"
+  if not late and not isinstance(error.object, types.CoroutineType):
+    sys.__unraisablehook__(error)
+
+
+def _format_warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  line: str | None = None,
+) -> str:
+  """Returns a warning of this package as one line, others as Python does."""
+  if pathlib.Path(filename).is_relative_to(_PACKAGE):
+    return f"warning: {_one_line(message)}\n"
+  return _formatwarning(message, category, filename, lineno, line)

@@ -1,0 +1,121 @@
+"""From a record to uint8 pixels on the host: step 2 of the way of a batch."""
+
+from collections.abc import Callable
+import math
+
+import numpy as np
+from PIL import Image
+
+from flax_resnet.data.decoding import decode, LazyImage
+
+# From a record's image, and the generator of its position in the run, to uint8
+# [h, w, c].
+Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
+
+
+def center_crop(
+  channels: int,
+  size: int,
+  fraction: float = 1.0,
+  interpolation: str = "bilinear",
+) -> Transform:
+  """Returns what cuts the central `size` x `size` out of an image.
+
+  The short side is resized to `size / fraction`, then the middle is cut out:
+  the pixels of torchvision's `Resize` and `CenterCrop` on a Pillow image,
+  antialiased as these are. Only what is kept is computed.
+
+  Args:
+    channels: 1 for gray, 3 for RGB.
+    size: height and width of the result in pixels.
+    fraction: share of the short side that is kept: 1 (default) for all of it,
+      0.875 (224 of 256) for ImageNet.
+    interpolation: name of one of Pillow's: "bilinear" (default), "bicubic".
+  """
+
+  def transform(image, rng):
+    del rng
+    pixels = decode(image, channels)
+    height, width = pixels.shape[:2]
+    short = round(size / fraction)
+    if height == width == size == short:
+      return pixels
+    left, right = _middle(width, short * width // min(height, width), size)
+    top, bottom = _middle(height, short * height // min(height, width), size)
+    return _resize(pixels, (left, top, right, bottom), size, interpolation)
+
+  return transform
+
+
+def _middle(length: int, resized: int, size: int) -> tuple[float, float]:
+  """Returns where `size` central pixels begin and end before a resize.
+
+  Args:
+    length: length of the image along an axis, in pixels.
+    resized: its length after the resize.
+    size: number of these pixels that are kept.
+  """
+  start = round((resized - size) / 2)
+  return start * length / resized, (start + size) * length / resized
+
+
+def _resize(
+  pixels: np.ndarray, box: tuple, size: int, interpolation: str
+) -> np.ndarray:
+  """Resizes `box` (left, top, right, bottom) of an image, antialiased."""
+  gray = pixels.shape[-1] == 1
+  image = Image.fromarray(pixels.squeeze(-1) if gray else pixels)
+  method = Image.Resampling[interpolation.upper()]
+  resized = image.resize((size, size), method, box=box)
+  return np.asarray(resized).reshape(size, size, -1)
+
+
+def random_resized_crop(
+  channels: int,
+  size: int,
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Transform:
+  """Returns what resizes a random part of an image.
+
+  Szegedy et al. 2014 (arXiv:1409.4842), section 6. The part is halved as often
+  as fits, and then bilinear: see `LazyImage.resized_crop`.
+
+  Args:
+    channels: 1 for gray, 3 for RGB.
+    size: height and width of the result in pixels.
+    scale: range of the part's share of the area, drawn uniformly; default
+      (0.08, 1).
+    ratio: range of its width over its height, drawn log-uniformly; default
+      (3/4, 4/3).
+  """
+
+  def transform(image, rng):
+    lazy = LazyImage(image, channels)
+    box = random_box(lazy.height, lazy.width, scale, ratio, rng)
+    return lazy.resized_crop(*box, size=size)
+
+  return transform
+
+
+def random_box(
+  height: int,
+  width: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+  rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+  """Returns (top, left, height, width) of a part, as torchvision draws it.
+
+  After ten misses it is the central part of the nearest ratio in range.
+  """
+  for _ in range(10):
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < w <= width and 0 < h <= height:
+      top = int(rng.integers(height - h + 1))
+      return top, int(rng.integers(width - w + 1)), h, w
+  h = min(height, max(1, round(width / ratio[0])))
+  w = min(width, max(1, round(height * ratio[1])))
+  return (height - h) // 2, (width - w) // 2, h, w

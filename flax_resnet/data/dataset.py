@@ -1,0 +1,447 @@
+"""A data set: its records, what is done to them, its batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+import math
+import os
+from typing import Annotated, Any
+
+from etils import epy
+import numpy as np
+
+from flax_resnet.data import crops, pipeline, policies, sources
+from flax_resnet.data.decoding import MAX_PIXELS
+from flax_resnet.data.folder import FolderSource
+from flax_resnet.data.order import HostShard, Order
+from flax_resnet.data.pipeline import (
+  ArrayReader,
+  Batch,
+  Reader,
+  ReadOptions,
+  RecordReader,
+)
+from flax_resnet.data.sources import OnError, Source
+from flax_resnet.errors import reported_as
+from flax_resnet.schema import arguments, Count, NotNegative, Range
+
+with epy.lazy_imports():  # Slow to import, and not every data set needs it.
+  from flax_resnet.data import tfds
+
+MAX_IMAGE_SIZE = math.isqrt(MAX_PIXELS)
+ImageSize = Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+
+
+class SkipCounter:
+  """Counts the broken images that were skipped."""
+
+  def __init__(self):
+    self._count = 0
+
+  def add(self, count: int) -> None:
+    self._count += count
+
+  def take(self) -> int:
+    """Returns how many there were since the last call."""
+    count, self._count = self._count, 0
+    return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Records and what is done to each on the host.
+
+  Attributes:
+    source: the records.
+    reader: reader that transforms them.
+    options: threads and processes that read ahead.
+    random: whether a record becomes another image each time.
+    early: readers of the start of a run, in order: (share of the run until
+      which, reader).
+    repeats: times that a record is in a batch of training.
+    on_error: "stop" at a broken image, or "skip" it.
+    skipped: counter of the broken images that were skipped.
+  """
+
+  source: Source
+  reader: Reader
+  options: ReadOptions
+  random: bool = False
+  early: Sequence[tuple[float, RecordReader]] = ()
+  repeats: int = 1
+  on_error: OnError = "stop"
+  skipped: SkipCounter = dataclasses.field(default_factory=SkipCounter)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  @property
+  def skips(self) -> bool:
+    """Whether broken images are skipped."""
+    return self.on_error == "skip"
+
+  def check(self, batch_size: int) -> None:
+    """Raises ValueError unless batches of this size can be filled."""
+    Order(len(self), 0, batch_size, self.repeats)
+
+  def train_batches(
+    self, *, seed: int, num_steps: int = 0, **shard: int
+  ) -> Iterator[Batch]:
+    """Yields the batches of `pipeline.train_batches`.
+
+    Args:
+      seed: seed of the order and of the transforms' random numbers.
+      num_steps: steps of the whole run, which say where `early` ends; default
+        0, for nothing early.
+      **shard: fields of `HostShard`.
+    """
+    whole = HostShard(**shard)
+    for reader, first, end in self._readers(whole.first_step, num_steps):
+      batches = pipeline.train_batches(
+        reader,
+        dataclasses.replace(whole, first_step=first),
+        seed=seed,
+        repeats=self.repeats,
+        options=self.options,
+      )
+      count = None if end is None else end - first
+      yield from self._counted(itertools.islice(batches, count))
+
+  def _readers(
+    self, first_step: int, num_steps: int
+  ) -> Iterator[tuple[Reader, int, int | None]]:
+    """Yields each reader with its first step and the one after its last."""
+    for until, reader in self.early:
+      if first_step < (end := round(until * num_steps)):
+        yield reader, first_step, end
+        first_step = end
+    yield self.reader, first_step, None
+
+  def train_indices(self, *, seed: int, **shard: int) -> Iterator[np.ndarray]:
+    """Yields the records' indices of each of `train_batches`, int32 [b]."""
+    return pipeline.train_indices(
+      len(self), HostShard(**shard), seed=seed, repeats=self.repeats
+    )
+
+  def eval_batches(self, **shard: int) -> Iterator[Batch]:
+    """Yields the batches of `pipeline.eval_batches`.
+
+    Args:
+      **shard: fields of `HostShard`.
+    """
+    batches = pipeline.eval_batches(
+      self.reader, HostShard(**shard), options=self.options
+    )
+    return self._counted(batches)
+
+  def arrays(self) -> Batch:
+    """Returns all records as one batch, in the order of their indices.
+
+    Raises:
+      ValueError: if the transform gives another image each time.
+    """
+    if self.random:
+      raise ValueError("random crops and policies make another image each time")
+    return next(self.eval_batches(batch_size=len(self)))
+
+  def in_memory(self) -> "Split":
+    """Returns the same split, decoded once and kept."""
+    if self.random:
+      source = sources.DecodedSource(self.source)
+      reader, *early = (
+        dataclasses.replace(reader, source=source)
+        for reader in (self.reader, *(reader for _, reader in self.early))
+      )
+      ends = [until for until, _ in self.early]
+      return dataclasses.replace(
+        self,
+        source=source,
+        reader=reader,
+        early=list(zip(ends, early, strict=True)),
+      )
+    shard = HostShard(batch_size=len(self))
+    whole = next(
+      pipeline.eval_batches(self.reader, shard, options=self.options)
+    )
+    source = sources.ArraySource(
+      whole["image"], whole["label"], self.source.class_names
+    )
+    reader = ArrayReader(source, whole["mask"], whole["broken"])
+    return dataclasses.replace(self, source=source, reader=reader)
+
+  def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+      self.skipped.add(int(batch.pop("broken").sum()))
+      yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set, as `load` returns it.
+
+  Attributes:
+    train: split to train on.
+    eval: split to evaluate on.
+  """
+
+  train: Split
+  eval: Split
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """[h, w, c] of every image that is trained on."""
+    height, width, channels = self.train.reader.image_shape
+    return height, width, channels
+
+  @property
+  def class_names(self) -> Sequence[str]:
+    """Names of the classes, by label."""
+    return self.train.source.class_names
+
+
+def load(section: Mapping[str, Any], *, num_classes: int) -> Dataset:
+  """Opens the data set that a recipe describes.
+
+  Args:
+    section: section `data` of a config: its keys are the keyword arguments of
+      `open_sources`, `make_operations`, `ReadOptions`, `make_train_split` and
+      `make_eval_split`, which describe them.
+    num_classes: classes of the network; the data set must have as many.
+
+  Raises:
+    InputError: for a key or a value that cannot be, and for a data set that is
+      not there or has other classes.
+  """
+  for_sources, for_operations, for_reading, for_train, for_eval = arguments(
+    "config.data",
+    section,
+    *SECTION,
+    given=("num_classes", "channels", "source", "operations", "options"),
+  )
+  with reported_as("config.data"):
+    train, evaluation = open_sources(num_classes=num_classes, **for_sources)
+    operations = make_operations(train.channels, **for_operations)
+    options = ReadOptions(**for_reading)
+    return Dataset(
+      make_train_split(train, operations, options, **for_train),
+      make_eval_split(evaluation, options, **for_eval),
+    )
+
+
+def open_sources(
+  *,
+  num_classes: int,
+  name: str,
+  train_split: str,
+  eval_split: str,
+  image_size: ImageSize,
+  data_dir: str | None = None,
+  root: str | None = None,
+  split_seed: Annotated[int, Range(minimum=0)] = 0,
+  on_error: OnError = "stop",
+) -> tuple[Source, Source]:
+  """Returns the records to train on and those to evaluate on.
+
+  Args:
+    num_classes: classes of the network; the data set must have as many.
+    name: "folder" for a folder of images, see `FolderSource`; "npz" for arrays,
+      see `open_npz`; "digits", which is prepared at its first use; "synthetic";
+      or the name of a TFDS image-classification set that is prepared as
+      array_record.
+    train_split: split to train on, in the notation of TFDS: "train",
+      "train[:90%]".
+    eval_split: split to evaluate on, in the same notation.
+    image_size: height and width of synthetic images in pixels.
+    data_dir: folder of TFDS sets; None (default) for TFDS's own default.
+    root: path of the image folder or of the .npz file.
+    split_seed: seed of the order that parts of an image folder are taken of;
+      default 0.
+    on_error: "stop" (default) at a class that has no image in its folder, or
+      "skip" to go without.
+
+  Raises:
+    ValueError: for a name or split that cannot be, or other classes.
+    FileNotFoundError: if the set is not there.
+  """
+  data_dir = data_dir and os.path.expanduser(data_dir)
+  if name == "digits":
+    tfds.prepare_digits(data_dir)
+
+  def open_split(split: str, class_names: Sequence[str] | None) -> Source:
+    if name == "synthetic":
+      return sources.open_synthetic(split, image_size, num_classes)
+    if name not in ("folder", "npz"):
+      return tfds.TFDSSource(name, split, data_dir)
+    if root is None:
+      raise ValueError(
+        f"root is None: give where the {name} is, --config.data.root=…"
+      )
+    if name == "npz":
+      return sources.open_npz(root, split)
+    return FolderSource(
+      root, split, seed=split_seed, class_names=class_names, on_error=on_error
+    )
+
+  train = open_split(train_split, class_names=None)
+  evaluation = open_split(eval_split, class_names=train.class_names)
+  if len(train.class_names) != num_classes:
+    raise ValueError(
+      f"data set {name!r} has {len(train.class_names)} classes and the model "
+      f"{num_classes}: set config.model.num_classes to "
+      f"{len(train.class_names)}"
+    )
+  return train, evaluation
+
+
+def make_operations(
+  channels: int,
+  *,
+  policy: policies.PolicyName | None = None,
+  policy_magnitude: NotNegative | None = None,
+  policy_magnitude_std: NotNegative = 0.0,
+  policy_num_ops: Annotated[int, Range(minimum=1, maximum=100)] | None = None,
+) -> policies.Policy | None:
+  """Returns the random operations after the crop, of `policies.make_policy`.
+
+  Args:
+    channels: channels of the images, 1 for gray or 3 for RGB.
+    policy: name of the policy; None (default) for none.
+    policy_magnitude: strength of the operations, 0 to 30 or 10; None (default)
+      for 9.
+    policy_magnitude_std: standard deviation of the strength; default 0.
+    policy_num_ops: operations on an image, 1 to 100; None (default) for those
+      of the policy's authors.
+
+  Raises:
+    ValueError: for a strength that the policy does not have.
+  """
+  return policies.make_policy(
+    policy,
+    channels=channels,
+    magnitude=policy_magnitude,
+    magnitude_std=policy_magnitude_std,
+    num_ops=policy_num_ops,
+  )
+
+
+def make_train_split(
+  source: Source,
+  operations: policies.Policy | None,
+  options: ReadOptions,
+  *,
+  image_size: ImageSize,
+  early_image_sizes: Sequence[Sequence[float]] = (),
+  random_resized_crop: bool = False,
+  crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
+  repeated_augmentation: Count = 1,
+  on_error: OnError = "stop",
+  in_memory: bool = False,
+) -> Split:
+  """Returns the split to train on.
+
+  Args:
+    source: the records.
+    operations: random operations after the crop, or None.
+    options: threads and processes that read ahead.
+    image_size: height and width of the images in pixels.
+    early_image_sizes: pairs (until, size): until this share of the run, train
+      on images of this size, which costs less; `image_size` is the last one.
+      Default ().
+    random_resized_crop: whether to train on random parts of the images, as on
+      ImageNet, instead of their middle; default False.
+    crop_scale: range of a random part's share of the area, in (0, 1]; default
+      (0.08, 1).
+    repeated_augmentation: times that an image is in a batch, see `order.Order`;
+      default 1.
+    on_error: "stop" (default) at a broken image with its name, or "skip" to
+      train on the next one in its place.
+    in_memory: whether to decode all images once and keep them, for small sets;
+      default False.
+
+  Raises:
+    ValueError: for sizes or a range that cannot be.
+  """
+  before = 0.0
+  for pair in early_image_sizes:
+    if (
+      len(pair) != 2
+      or not before < pair[0] < 1
+      or pair[1] not in range(1, MAX_IMAGE_SIZE + 1)
+    ):
+      raise ValueError(
+        f"early_image_sizes is {early_image_sizes}: use pairs of a share of "
+        "the run, each larger than the one before, and a whole size"
+      )
+    before = pair[0]
+  if len(crop_scale) != 2 or crop_scale[0] > crop_scale[1]:
+    raise ValueError(
+      f"crop_scale is {tuple(crop_scale)}: use two numbers, the smaller first"
+    )
+  low, high = crop_scale
+
+  def reader(size: int) -> RecordReader:
+    if random_resized_crop:
+      crop = crops.random_resized_crop(source.channels, size, (low, high))
+    else:
+      crop = crops.center_crop(source.channels, size)
+
+    def transform(image, rng):
+      pixels = crop(image, rng)
+      return operations(pixels, rng) if operations else pixels
+
+    shape = (size, size, source.channels)
+    return RecordReader(source, transform, shape, on_error, replace=True)
+
+  split = Split(
+    source,
+    reader(image_size),
+    options,
+    random=bool(random_resized_crop or operations or early_image_sizes),
+    early=[(until, reader(int(size))) for until, size in early_image_sizes],
+    repeats=repeated_augmentation,
+    on_error=on_error,
+  )
+  return split.in_memory() if in_memory else split
+
+
+def make_eval_split(
+  source: Source,
+  options: ReadOptions,
+  *,
+  image_size: ImageSize,
+  eval_image_size: ImageSize | None = None,
+  center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
+  on_error: OnError = "stop",
+  in_memory: bool = False,
+) -> Split:
+  """Returns the split to evaluate on.
+
+  Args:
+    source: the records.
+    options: threads and processes that read ahead.
+    image_size: height and width of the images that are trained on, in pixels.
+    eval_image_size: height and width of the images; None (default) for
+      `image_size`. Random parts show things larger than they are, so that a
+      network trained on few pixels is best tested on more (Touvron et al. 2019,
+      arXiv:1906.06423).
+    center_crop_fraction: share of the short side that is seen, 0.001 to 1;
+      default 1.
+    on_error: "stop" (default) at a broken image with its name, or "skip" to
+      leave it out.
+    in_memory: whether to decode all images once and keep them; default False.
+  """
+  size = eval_image_size or image_size
+  crop = crops.center_crop(source.channels, size, center_crop_fraction)
+  reader = RecordReader(source, crop, (size, size, source.channels), on_error)
+  split = Split(source, reader, options, on_error=on_error)
+  return split.in_memory() if in_memory else split
+
+
+# The functions whose keyword arguments are the keys of `config.data`.
+SECTION = (
+  open_sources,
+  make_operations,
+  ReadOptions,
+  make_train_split,
+  make_eval_split,
+)

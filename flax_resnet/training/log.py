@@ -1,0 +1,255 @@
+"""The log of a run: metrics.jsonl, TensorBoard events and the terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+from etils import epy
+import tqdm
+
+from flax_resnet import storage
+from flax_resnet.errors import InputError
+from flax_resnet.models.variables import count_parameters
+from flax_resnet.training.setup import Run
+from flax_resnet.training.state import trained_part, TrainState
+
+with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
+  import tensorboardX
+
+Row = dict[str, Any]
+# float32's largest: no number that a run writes is above it.
+_MAX = 2.0**128
+
+
+class Log:
+  """The log of a run, which goes on where a restarted run goes on.
+
+  Rows after `step` are dropped, as the run will come to these steps again, so
+  each logged step is in the file once.
+
+  Args:
+    workdir: folder of the run.
+    step: step from which the run goes on.
+    num_steps: last step of the run.
+    writes: whether this host writes and prints; default True.
+
+  Attributes:
+    rows: rows of the run, those of earlier parts included.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, step: int, num_steps: int, writes: bool = True
+  ):
+    self._path = workdir / "metrics.jsonl"
+    self._writes = writes
+    self.rows = [row for row in read_rows(self._path) if row["step"] <= step]
+    self._seconds_before = self.seconds()
+    self._start = time.monotonic()
+    self._first_step = step
+    self._first_step_at = None
+    if not writes:
+      return
+    with storage.replacing(self._path) as partial:
+      lines = [storage.to_json(row) + "\n" for row in self.rows]
+      partial.write_text("".join(lines))
+    self._file = self._path.open("a")
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir / "tensorboard"),
+      purge_step=step + 1,
+      # Two starts within a second would share a file.
+      filename_suffix=f".{step:09d}",
+    )
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=step,
+      unit="step",
+      disable=not sys.stderr.isatty(),
+    )
+
+  def print(self, line: str) -> None:
+    """Prints a line, above the progress bar if there is one."""
+    if self._writes:
+      self._bar.write(line, file=sys.stdout)
+      sys.stdout.flush()
+
+  def advance(self, steps: int) -> None:
+    """Moves the progress bar on by a number of steps."""
+    if self._first_step_at is None:
+      self._first_step_at = time.monotonic()
+    if self._writes:
+      self._bar.update(steps)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes and prints the row of a step.
+
+    Raises:
+      OSError: if it cannot be written, or the file has been moved.
+    """
+    seconds = self._seconds_before + time.monotonic() - self._start
+    row = {"step": step, **values, "seconds": round(seconds, 3)}
+    self.rows.append(row)
+    if not self._writes:
+      return
+    self._path.stat()  # The open file would go with a folder that is moved.
+    self._file.write(storage.to_json(row) + "\n")
+    self._file.flush()
+    for key, value in values.items():
+      self._events.add_scalar(key, value, step)
+    self._events.flush()
+    self.print(self._line(row))
+    if "images_per_second" in row:
+      self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
+
+  def has_row(self, step: int) -> bool:
+    """Whether there is a row of a step."""
+    return any(row["step"] == step for row in self.rows)
+
+  def evaluations(self) -> list[Row]:
+    """Returns the rows with an evaluation."""
+    return [row for row in self.rows if has_evaluation(row)]
+
+  def seconds(self) -> float:
+    """Returns the time that the run took up to its last row, in seconds."""
+    return self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
+
+  def close(self) -> None:
+    """Closes the files."""
+    if self._writes:
+      self._bar.close()
+      self._events.close()
+      self._file.close()
+
+  def _line(self, row: Row) -> str:
+    total = self._bar.total
+    line = f"step {row['step']:>{len(str(total))}}/{total}"
+    line += f"  epoch {row['epoch']:.2f}"
+    if "train/loss" in row:
+      line += f"  loss {row['train/loss']:.4f}  top1 {row['train/top1']:.2%}"
+      line += f"  lr {row['learning_rate']:.4f}"
+      line += f"  {row['images_per_second']:,.0f} images/s"
+      line += f"  {self._time_left(row['step'])} left"
+    if row.get("train/skipped_steps"):
+      line += f"  {row['train/skipped_steps']} steps skipped"
+    if row.get("train/skipped"):
+      line += f"  {row['train/skipped']} broken images skipped"
+    if "val/top1" in row:
+      line += f"\n  evaluated: loss {row['val/loss']:.4f}"
+      line += f"  top1 {row['val/top1']:.2%}  top5 {row['val/top5']:.2%}"
+      line += f"  on {row['val/count']:,} images"
+    return line
+
+  def _time_left(self, step: int) -> str:
+    """Returns "01:23", by the mean pace since the first step was done."""
+    since = time.monotonic() - (self._first_step_at or self._start)
+    pace = since / max(step - self._first_step, 1)
+    return tqdm.tqdm.format_interval(pace * (self._bar.total - step))
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+  """Returns the rows of a metrics.jsonl.
+
+  Lines that are none are left out: one cut short by a crash, or what a failing
+  disk leaves. A number that was not finite is null in the file, and NaN here.
+
+  Raises:
+    InputError: if the file cannot be read.
+  """
+  try:
+    text = path.read_text(errors="replace") if path.exists() else ""
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror}") from error
+  rows = map(_parse_row, text.splitlines())
+  return [row for row in rows if row is not None]
+
+
+def _parse_row(line: str) -> Row | None:
+  try:
+    row = json.loads(line)
+    row = {key: math.nan if v is None else v for key, v in row.items()}
+    counts = type(row["step"]) is int and 0 <= row["step"] < _MAX
+  except (AttributeError, KeyError, RecursionError, ValueError):
+    return None
+  return row if counts and all(map(_is_number, row.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and not _MAX <= abs(value) < math.inf
+
+
+def has_evaluation(row: Mapping[str, Any]) -> bool:
+  """Whether a row has an evaluation, whole."""
+  return {"val/top1", "val/count"} <= row.keys()
+
+
+def describe(run: Run, state: TrainState, origin: Sequence[str] = ()) -> str:
+  """Returns lines on what is about to be trained, and from where.
+
+  Args:
+    run: the run.
+    state: state from which it goes on.
+    origin: lines on where that state comes from.
+  """
+  return "\n".join([*_subject(run, state), *origin, *_options(run, state)])
+
+
+def _subject(run: Run, state: TrainState) -> Iterator[str]:
+  """Yields lines on network, data, length, devices and BatchNorm."""
+  height, width, channels = run.dataset.image_shape
+  devices = list(run.mesh.devices.flat)
+  yield (
+    f"{run.title}: {count_parameters(state.params):,} parameters, "
+    f"{run.model.num_classes} classes, images {height}x{width}x{channels}, "
+    f"{len(run.dataset.train):,} to train on and "
+    f"{len(run.dataset.eval):,} to evaluate on"
+  )
+  if run.model.norm == "none":
+    norm = "no BatchNorm"
+  elif run.recipe.freeze_trunk:
+    norm = "BatchNorm keeps its running statistics"
+  else:
+    group = run.model.norm_group_size
+    over = f"groups of {group} of" if group else "all of"
+    norm = (
+      f"BatchNorm normalises over {over} the {run.recipe.batch_size} examples "
+      "of a step"
+    )
+  yield (
+    f"{run.num_steps:,} steps, {run.steps_per_epoch:.2f} an epoch, on "
+    f"{len(devices)} x {devices[0].device_kind}; {norm}"
+  )
+
+
+def _options(run: Run, state: TrainState) -> Iterator[str]:
+  """Yields lines on what is not so in every run."""
+  recipe = run.recipe
+  if recipe.freeze_trunk:
+    head = count_parameters(trained_part(state.params, freeze_trunk=True))
+    yield (
+      f"the head alone is trained: {head:,} of "
+      f"{count_parameters(state.params):,} parameters"
+    )
+  if (parts := recipe.accumulate) > 1:
+    yield (
+      f"a step adds up the gradients of {parts} parts of "
+      f"{recipe.batch_size // parts} examples"
+    )
+  if early := run.dataset.train.early:
+    sizes = [
+      f"of {reader.image_shape[0]} pixels until step "
+      f"{round(until * run.num_steps):,}"
+      for until, reader in early
+    ]
+    yield f"training images are {', '.join(sizes)}"
+  if recipe.ema_decay:
+    every = recipe.ema_every
+    yield (
+      "evaluation takes the moving average of parameters and running "
+      f"statistics: it keeps {recipe.ema_decay:g} of itself every "
+      + ("step" if every == 1 else f"{every:,} steps")
+    )
+  if state.step:
+    yield f"continues after step {int(state.step)}"

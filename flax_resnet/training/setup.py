@@ -1,0 +1,392 @@
+"""From a config to the parts of a run.
+
+All that can be wrong with a config is found here, before anything is compiled
+or written.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import inspect
+import itertools
+from typing import Annotated, Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from flax_resnet import schema, sharding
+from flax_resnet.augment import make_augment, Normalize
+from flax_resnet.data.dataset import Dataset, load, SECTION
+from flax_resnet.errors import each_reported_as, InputError, reported_as
+from flax_resnet.models import create_model, ResNet
+from flax_resnet.models.layers import at_least_float32
+from flax_resnet.schema import Count, Range, Rate
+from flax_resnet.training import evaluation, metrics, state
+from flax_resnet.training.accumulation import accumulation_group_size
+from flax_resnet.training.losses import make_loss
+from flax_resnet.training.optimizers import make_optimizer
+from flax_resnet.training.schedules import make_schedule
+from flax_resnet.training.steps import TrainStep
+
+MAX_STEPS = 2**31 - 1  # They are counted in int32.
+Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
+Section = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """The keys of a config; each section holds keyword arguments of functions.
+
+  Attributes:
+    seed: seed of parameters, order and augmentation, 0 to 2^32 - 1.
+    batch_size: number of examples of a step, on all devices together.
+    eval_batch_size: number of examples that are evaluated at a time.
+    num_epochs: length of the run in epochs, or None.
+    num_steps: length of the run in steps, or None; one of the two is given.
+    log_every: number of steps between two logged rows.
+    eval_every: number of steps between two evaluations.
+    checkpoint_every: number of steps between two checkpoints.
+    keep_checkpoints: number of the latest checkpoints to keep, besides the
+      best; default 2.
+    accumulate: number of parts in which the gradient of a step is computed, one
+      after the other, for a batch that does not fit into memory: it is that of
+      the whole batch. BatchNorm needs `model.norm_group_size` then. Default 1.
+    steps_per_call: number of steps that one call of the compiled program does.
+      With more than 1, all training images are kept on every device and must
+      fit there; it pays where a step is short. Default 1.
+    init_from: weights to start from, as `weights.load_pretrained` takes them;
+      None to draw them.
+    ema_decay: share of the old that the moving average of parameters and
+      running statistics keeps, in [0, 1); evaluation takes the average. 0 for
+      none.
+    ema_every: number of steps between two updates of this average; default 1.
+    skip_nonfinite: number of steps of the run that may be skipped as their loss
+      or gradient is not finite; one more ends it. Default 0.
+    freeze_trunk: whether the head alone is trained, on a trunk that works as in
+      evaluation: running statistics, no dropout, no stochastic depth.
+    model: keywords of `models.create_model`.
+    data: keywords of the functions that `data.load` calls.
+    augment: keywords of `augment.make_augment`.
+    loss: keywords of `losses.make_loss`.
+    optim: keywords of `schedules.make_schedule` and of
+      `optimizers.make_optimizer`.
+
+  Raises:
+    ValueError: for keys that do not go together.
+  """
+
+  seed: Seed = 0
+  batch_size: Count
+  eval_batch_size: Count
+  num_epochs: int | None = None
+  num_steps: int | None = None
+  log_every: Count
+  eval_every: Count
+  checkpoint_every: Count
+  keep_checkpoints: Count = 2
+  accumulate: Count = 1
+  steps_per_call: Count = 1
+  init_from: str | None = None
+  ema_decay: Rate = 0.0
+  ema_every: Count = 1
+  skip_nonfinite: Annotated[int, Range(minimum=0)] = 0
+  freeze_trunk: bool = False
+  model: Section
+  data: Section
+  augment: Section
+  loss: Section = dataclasses.field(default_factory=dict)
+  optim: Section
+
+  def __post_init__(self):
+    if (self.num_epochs is None) == (self.num_steps is None):
+      raise ValueError(
+        f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
+        "one of them, and None for the other"
+      )
+    if self.freeze_trunk and self.init_from is None:
+      raise ValueError(
+        "freeze_trunk is True and init_from None, so that the trunk would stay "
+        "as it was drawn: give init_from, the weights to start from"
+      )
+
+  def total_steps(self, num_examples: int) -> int:
+    """Returns the length of the run in steps."""
+    steps = self.num_steps
+    if self.num_epochs is not None:
+      steps = round(self.num_epochs * num_examples / self.batch_size)
+    if steps is None or not 1 <= steps <= MAX_STEPS:
+      raise ValueError(
+        f"the run has {steps} steps: use at least 1, up to {MAX_STEPS}"
+      )
+    return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The parts of a run; `set_up` makes them from a config.
+
+  Attributes:
+    recipe: the checked config.
+    mesh: the devices.
+    num_steps: length of the run in updates.
+    model: the network.
+    dataset: the data to train and evaluate on.
+    optimizer: optimizer of the trained parameters.
+    learning_rate: learning rate after so many updates.
+    train_step: (state, input of `train_inputs`) -> state.
+    eval_step: (variables, sums, batch) -> sums.
+    normalize: normalization of uint8 images, all that evaluation does to them.
+  """
+
+  recipe: Recipe
+  mesh: Mesh
+  num_steps: int
+  model: ResNet
+  dataset: Dataset
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  train_step: jax.stages.Wrapped
+  eval_step: jax.stages.Wrapped
+  normalize: Normalize
+
+  @property
+  def steps_per_epoch(self) -> float:
+    """Updates in which each training example is seen once."""
+    return len(self.dataset.train) / self.recipe.batch_size
+
+  @property
+  def title(self) -> str:
+    """The network and the data set: "cifar_resnet20 on cifar10"."""
+    model = self.recipe.model
+    changed = [
+      f"{key}={model[key]}" for key in ("shortcut", "norm") if key in model
+    ]
+    network = " ".join([model["name"], *changed])
+    return f"{network} on {self.recipe.data['name']}"
+
+  @property
+  def intervals(self) -> tuple[int, int, int]:
+    """Steps between two rows, two evaluations and two checkpoints."""
+    recipe = self.recipe
+    return recipe.log_every, recipe.eval_every, recipe.checkpoint_every
+
+  def due(self, step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is due at `step`."""
+    return step % every == 0 or step == self.num_steps
+
+  def about(self) -> dict[str, Any]:
+    """Returns the part of a checkpoint that is not arrays."""
+    return {
+      "config": dataclasses.asdict(self.recipe),
+      "class_names": list(self.dataset.class_names),
+      "image_shape": list(self.dataset.image_shape),
+    }
+
+  def drawn_state(self) -> state.TrainState:
+    """Returns the state that the seed draws, on the default device."""
+    return state.create_state(
+      self.model,
+      self.optimizer,
+      self.dataset.image_shape,
+      self.recipe.seed,
+      averaged=self.recipe.ema_decay > 0,
+      freeze_trunk=self.recipe.freeze_trunk,
+    )
+
+  def zero_sums(self) -> metrics.Sums:
+    """Returns the sums of the metrics over no example, on every device."""
+    return sharding.replicate(metrics.zeros(), self.mesh)
+
+  def train_batches(self, first_step: int) -> Iterator[Any]:
+    """Returns this host's part of the batches after `first_step` updates."""
+    batches = self.dataset.train.train_batches(
+      num_steps=self.num_steps, **self._order(first_step)
+    )
+    return each_reported_as("config.data", batches)
+
+  def train_inputs(self, first_step: int) -> Iterator[tuple[Any, int]]:
+    """Yields inputs of `train_step`, each with the number of its steps.
+
+    With `steps_per_call`, the records lie on every device and an input holds
+    the indices of many steps, but never goes past a step at which anything is
+    due.
+    """
+    if self.recipe.steps_per_call == 1:
+      batches = sharding.prefetch(self.train_batches(first_step), self.mesh)
+      return ((batch, 1) for batch in batches)
+    return each_reported_as("config.data", self._many_steps(first_step))
+
+  def _many_steps(self, step: int) -> Iterator[tuple[Any, int]]:
+    train, per_call = self.dataset.train, self.recipe.steps_per_call
+    records = sharding.replicate(train.arrays(), self.mesh)
+    stream = train.train_indices(**self._order(step))
+    size = min(per_call, self.num_steps, *self.intervals)
+    while step < self.num_steps:
+      ends = [every - step % every for every in self.intervals]
+      count = min(per_call, self.num_steps - step, *ends)
+      rows = list(itertools.islice(stream, count))
+      rows += rows[:1] * (size - count)  # One shape; these are not done.
+      indices = {"indices": np.stack(rows, 1)}
+      yield (
+        {
+          "records": records,
+          "count": np.int32(count),
+          **sharding.shard_batch(indices, self.mesh),
+        },
+        count,
+      )
+      step += count
+
+  def eval_batches(self) -> Iterator[Any]:
+    """Returns this host's part of every evaluated example, once."""
+    # No more at a time than there are: the rest would be memory for nothing.
+    size = min(self.recipe.eval_batch_size, len(self.dataset.eval))
+    batches = self.dataset.eval.eval_batches(
+      batch_size=sharding.round_up(size, self.mesh), **_this_host()
+    )
+    return each_reported_as("config.data", batches)
+
+  def _order(self, first_step: int) -> dict[str, int]:
+    return {
+      "batch_size": self.recipe.batch_size,
+      "seed": self.recipe.seed,
+      "first_step": first_step,
+      **_this_host(),
+    }
+
+
+def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
+  """Returns the run that a config describes.
+
+  Args:
+    config: a recipe, see `configs/`.
+    mesh: the devices.
+
+  Raises:
+    InputError: if the config cannot be run.
+  """
+  recipe = schema.build("config", Recipe, config)
+  with reported_as("config"):
+    sharding.check_batch_size(recipe.batch_size, mesh)
+  model = schema.build(
+    "config.model", create_model, recipe.model, fields_of=ResNet
+  )
+  if recipe.batch_size % (model.norm_group_size or recipe.batch_size):
+    raise InputError(
+      f"config.model.norm_group_size is {model.norm_group_size}, which does "
+      f"not divide config.batch_size {recipe.batch_size}: use a divisor of it"
+    )
+  with reported_as("config"):
+    group_size = accumulation_group_size(
+      model,
+      recipe.batch_size,
+      recipe.accumulate,
+      mesh,
+      frozen=recipe.freeze_trunk,
+    )
+  data = load(recipe.data, num_classes=model.num_classes)
+  _check_records(recipe, data)
+  with reported_as("config"):
+    num_steps = recipe.total_steps(len(data.train))
+  of_schedule, of_optimizer = schema.arguments(
+    "config.optim", recipe.optim, make_schedule, make_optimizer, given=_GIVEN
+  )
+  with reported_as("config.optim"):
+    rate = make_schedule(num_steps, recipe.batch_size, **of_schedule)
+    optimizer = make_optimizer(rate, **of_optimizer)
+  augment_batch, normalize = schema.build(
+    "config.augment",
+    make_augment,
+    recipe.augment,
+    channels=data.image_shape[-1],
+    num_classes=model.num_classes,
+    batch_size=recipe.batch_size,
+    dtype=at_least_float32(model.dtype),
+  )
+  train_step = TrainStep(
+    model=model,
+    optimizer=optimizer,
+    augment=augment_batch,
+    loss=schema.build("config.loss", make_loss, recipe.loss),
+    mesh=mesh,
+    seed=recipe.seed,
+    accumulate=recipe.accumulate,
+    group_size=group_size,
+    ema_decay=recipe.ema_decay,
+    ema_every=recipe.ema_every,
+    freeze_trunk=recipe.freeze_trunk,
+    skip_nonfinite=recipe.skip_nonfinite,
+  )
+  return Run(
+    recipe=recipe,
+    mesh=mesh,
+    num_steps=num_steps,
+    model=model,
+    dataset=data,
+    optimizer=optimizer,
+    learning_rate=rate,
+    train_step=train_step.jit(recipe.steps_per_call),
+    eval_step=evaluation.make_eval_step(model, normalize, mesh=mesh),
+    normalize=normalize,
+  )
+
+
+# Arguments of the optimizer and its schedule that are not keys of a config.
+_GIVEN = ("num_steps", "batch_size", "rate")
+
+
+def _check_records(recipe: Recipe, data: Dataset) -> None:
+  """Raises InputError unless batches can be made of the records."""
+  if recipe.steps_per_call > 1 and data.train.random:
+    raise InputError(
+      f"config.steps_per_call is {recipe.steps_per_call}, for which images "
+      "must be the same in every epoch: set "
+      "config.data.random_resized_crop=False, config.data.policy=None and "
+      "config.data.early_image_sizes=(), or config.steps_per_call=1"
+    )
+  if recipe.batch_size > len(data.train):
+    raise InputError(
+      f"config.batch_size is {recipe.batch_size} and there are "
+      f"{len(data.train):,} examples to train on: use fewer at a time"
+    )
+  with reported_as("config.data"):
+    data.train.check(recipe.batch_size)
+
+
+def default_values(recipe: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the values of the keys that a recipe may leave out.
+
+  By their full names: "optim.momentum" is 0.9. Those of `model` are the fields
+  of the named network.
+  """
+  functions = {
+    "": [Recipe],
+    "data.": SECTION,
+    "augment.": [make_augment],
+    "loss.": [make_loss],
+    "optim.": [make_schedule, make_optimizer],
+  }
+  network = create_model(recipe["model"]["name"])
+  return {
+    f"model.{field}": getattr(network, field)
+    for field in inspect.signature(ResNet).parameters
+    if field not in ("parent", "name", "block", "dtype", "param_dtype")
+  } | {
+    "model.dtype": "float32",
+    "model.param_dtype": "float32",
+    **{
+      f"{section}{name}": parameter.default
+      for section, group in functions.items()
+      for function in group
+      for name, parameter in inspect.signature(function).parameters.items()
+      if isinstance(parameter.default, (int, float, str, tuple, type(None)))
+    },
+  }
+
+
+def _this_host() -> dict[str, int]:
+  return {
+    "shard_index": jax.process_index(),
+    "shard_count": jax.process_count(),
+  }

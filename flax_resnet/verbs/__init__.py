@@ -1,1 +1,0 @@
-"""What `python -m flax_resnet` can do, a module each."""

@@ -1,0 +1,166 @@
+"""Data sets by their section of a recipe: what is done to which images."""
+
+import numpy as np
+import pytest
+
+from flax_resnet import data
+from flax_resnet.data import crops
+from flax_resnet.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory):
+  """Sixty images to train on and thirty to evaluate on, of seven classes."""
+  path = tmp_path_factory.mktemp("data") / "set.npz"
+  images = np.random.default_rng(0).integers(0, 256, (90, 20, 24, 3), np.uint8)
+  labels = np.arange(90) % 7
+  np.savez(
+    path,
+    train_images=images[:60],
+    train_labels=labels[:60],
+    test_images=images[60:],
+    test_labels=labels[60:],
+  )
+  return {
+    "name": "npz",
+    "root": str(path),
+    "train_split": "train",
+    "eval_split": "test",
+    "image_size": 16,
+  }
+
+
+@pytest.fixture
+def load(section):
+  def load(num_classes=7, **changes):
+    return data.load(section | changes, num_classes=num_classes)
+
+  return load
+
+
+def first_batch(split):
+  return next(split.train_batches(batch_size=50, seed=0))
+
+
+def test_what_is_not_in_the_section_is_off(load):
+  dataset = load()
+  assert dataset.image_shape == (16, 16, 3)
+  assert dataset.class_names == list("0123456")
+  assert not dataset.train.random
+  assert not dataset.train.skips
+  batch = first_batch(dataset.train)
+  records = next(dataset.train.train_indices(batch_size=50, seed=0))
+  crop = crops.center_crop(3, 16)
+  for row, index in enumerate(records):
+    record = dataset.train.source[index]
+    np.testing.assert_array_equal(
+      batch["image"][row], crop(record["image"], None)
+    )
+    assert batch["label"][row] == record["label"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluation_may_be_of_another_size(load, in_memory):
+  dataset = load(eval_image_size=24, in_memory=in_memory)
+  assert dataset.image_shape == (16, 16, 3)
+  assert first_batch(dataset.train)["image"].shape == (50, 16, 16, 3)
+  batches = list(dataset.eval.eval_batches(batch_size=20))
+  assert {batch["image"].shape for batch in batches} == {(20, 24, 24, 3)}
+  assert sum(batch["mask"].sum() for batch in batches) == 30
+
+
+@pytest.mark.parametrize("random_resized_crop", [True, False])
+def test_memory_changes_no_pixel(load, random_resized_crop):
+  options = {"random_resized_crop": random_resized_crop, "eval_image_size": 12}
+  kept, read = (load(in_memory=each, **options) for each in (True, False))
+  for one, other in (
+    (first_batch(kept.train), first_batch(read.train)),
+    *zip(
+      kept.eval.eval_batches(batch_size=20),
+      read.eval.eval_batches(batch_size=20),
+      strict=True,
+    ),
+  ):
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_policy_comes_after_the_crop_and_only_in_training(load, in_memory):
+  """Not on what is kept in memory once: it is drawn anew for each position."""
+  plain = load()
+  bent = load(policy="trivialaugment", in_memory=in_memory)
+  batches = [first_batch(each.train) for each in (plain, bent, bent)]
+  np.testing.assert_array_equal(batches[0]["label"], batches[1]["label"])
+  differ = (batches[0]["image"] != batches[1]["image"]).any((1, 2, 3))
+  assert 0.5 < differ.mean() < 1  # One choice of 14 is to do nothing.
+  np.testing.assert_array_equal(batches[1]["image"], batches[2]["image"])
+  for one, other in zip(
+    plain.eval.eval_batches(batch_size=30),
+    bent.eval.eval_batches(batch_size=30),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one["image"], other["image"])
+  assert bent.train.random
+  with pytest.raises(ValueError, match="another image each time"):
+    bent.train.arrays()
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 3, 5])
+def test_early_images_are_smaller_and_the_order_is_the_same(load, first_step):
+  early = load(early_image_sizes=((0.25, 8), (0.5, 12))).train
+  options = {"batch_size": 20, "seed": 3, "first_step": first_step}
+  batches = early.train_batches(num_steps=8, **options)
+  whole = load().train.train_batches(**options)
+  for step in range(first_step, 8):
+    batch, other = next(batches), next(whole)
+    size = 8 if step < 2 else 12 if step < 4 else 16
+    assert batch["image"].shape == (20, size, size, 3)
+    np.testing.assert_array_equal(batch["label"], other["label"])
+
+
+def test_repeats_lie_in_one_batch(load):
+  repeated = load(repeated_augmentation=5, random_resized_crop=True).train
+  batch = first_batch(repeated)
+  images = batch["image"].reshape(5, 10, -1)
+  labels = batch["label"].reshape(5, 10)
+  assert (labels == labels[0]).all()
+  assert (images[1:] != images[0]).any(-1).all()
+  with pytest.raises(ValueError, match="does not divide"):
+    repeated.check(batch_size=64)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"image_sise": 16},
+    {"image_size": 0},
+    {"image_size": "16"},
+    {"eval_image_size": 9460},
+    {"center_crop_fraction": 0.0},
+    {"num_threads": -1},
+    {"num_workers": 257},
+    {"split_seed": -1},
+    {"on_error": "ignore"},
+    {"crop_scale": (0.0, 1.0)},
+    {"crop_scale": (0.5, 0.2)},
+    {"early_image_sizes": ((0.5, 8), (0.4, 12))},
+    {"early_image_sizes": ((0.5, 8.5),)},
+    {"repeated_augmentation": 0},
+    {"policy": "autoaugment"},
+    {"policy": "randaugment", "policy_magnitude": 31.0},
+    {"policy": "randaugment", "policy_magnitude_std": -0.5},
+    {"policy": "randaugment", "policy_num_ops": 101},
+    {"train_split": "dev"},
+    {"num_classes": 0},
+  ],
+)
+def test_a_section_that_cannot_be_is_an_input_error(load, changes):
+  with pytest.raises(InputError, match=r"^config\.data[.:]"):
+    load(**changes)
+
+
+def test_a_key_may_not_be_missing(section):
+  section = {key: section[key] for key in section if key != "name"}
+  with pytest.raises(InputError, match=r"config\.data\.name is missing"):
+    data.load(section, num_classes=7)

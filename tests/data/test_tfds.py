@@ -1,0 +1,71 @@
+"""Prepared TFDS sets as sources."""
+
+import os
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from flax_resnet import data
+from flax_resnet.data.decoding import decode
+from flax_resnet.data.tfds import TFDSSource
+
+
+def test_digits_are_those_of_scikit_learn_in_their_order(data_dir):
+  digits = load_digits()
+  for split, first, count in (("train", 0, 1437), ("test", 1437, 360)):
+    source = TFDSSource("digits", split, data_dir)
+    assert len(source) == count
+    assert source.class_names == list("0123456789")
+    for i in (0, 1, 100, count - 1):
+      record = source[i]
+      assert record["label"] == digits.target[first + i]
+      expected = np.round(digits.images[first + i] * 255 / 16)
+      pixels = decode(record["image"], channels=1)
+      np.testing.assert_array_equal(pixels[..., 0], expected)
+
+
+def test_parts_of_a_split(data_dir):
+  whole, part = (
+    TFDSSource("digits", split, data_dir) for split in ("train", "train[1077:]")
+  )
+  assert len(part) == 360
+  for i in (0, 359):
+    np.testing.assert_array_equal(part[i]["image"], whole[1077 + i]["image"])
+
+
+def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch, tmp_path):
+  home, name = os.path.split(data_dir)
+  monkeypatch.setenv("HOME", home)
+  monkeypatch.chdir(tmp_path)
+  section = {
+    "name": "digits",
+    "data_dir": f"~/{name}",
+    "train_split": "train",
+    "eval_split": "test",
+    "image_size": 8,
+  }
+  assert len(data.load(section, num_classes=10).train) == 1437
+  # Else the digits are prepared again, in a folder that is called "~".
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_prepared_set_is_read_from_its_files_alone(shapes_dir, in_memory):
+  section = {
+    "name": "shapes",
+    "data_dir": shapes_dir,
+    "train_split": "train",
+    "eval_split": "train",
+    "image_size": 16,
+    "random_resized_crop": True,
+    "in_memory": in_memory,
+  }
+  shapes = data.load(section, num_classes=2)
+  batch = next(shapes.train.train_batches(batch_size=10, seed=0))
+  assert batch["image"].shape == (10, 16, 16, 3)
+  # The color tells the record, the record its label.
+  record = np.round(batch["image"][..., 0].mean((1, 2)) / 10)
+  assert sorted(record) == list(range(10))
+  np.testing.assert_array_equal(batch["label"], record % 2)
+  assert shapes.class_names == ["disc", "square"]

@@ -1,0 +1,96 @@
+"""Runs in tests: stopping one, its last state, its rows, its bits."""
+
+import json
+import pathlib
+import signal
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from flax_resnet import sharding
+from flax_resnet.training import loop, Stopped, train
+from flax_resnet.training.checkpoint import Checkpoints
+from flax_resnet.training.setup import Run, set_up
+from flax_resnet.training.state import TrainState
+
+CLOCKS = ("seconds", "images_per_second")  # The rest of a row is repeatable.
+
+
+def first_state(run: Run) -> TrainState:
+  """Returns the state that the seed draws, on the devices of the run."""
+  return sharding.replicate(run.drawn_state(), run.mesh)
+
+
+def after_steps(run: Run, num_steps: int) -> TrainState:
+  """Returns the state after so many steps."""
+  state, inputs = first_state(run), run.train_inputs(0)
+  while state.step < num_steps:
+    state = run.train_step(state, next(inputs)[0])
+  return state
+
+
+def losses_by_call(run: Run, num_steps: int) -> list[float]:
+  """Returns the sum of the losses of each call in so many steps."""
+  state, inputs, losses = first_state(run), run.train_inputs(0), []
+  while state.step < num_steps:
+    state = state.replace(sums=run.zero_sums())
+    state = run.train_step(state, next(inputs)[0])
+    losses.append(float(state.sums["loss"]))
+  return losses
+
+
+def final_state(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Any:
+  """Returns the state of the newest checkpoint, as NumPy arrays."""
+  run = set_up(config.to_dict(), mesh)
+  checkpoints = Checkpoints(workdir / "checkpoints", 2)
+  state = checkpoints.restore(checkpoints.latest_step(), first_state(run))
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def train_to(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  stop: int,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Trains until step `stop` is done, then sends SIGTERM."""
+  advance, done = loop.Log.advance, []
+
+  def count(self, steps):
+    advance(self, steps)
+    done.append(steps)
+    if self._first_step + sum(done) == stop:
+      signal.raise_signal(signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Log, "advance", count)
+    with pytest.raises(Stopped) as stopped:
+      train(config, workdir, mesh)
+  assert stopped.value.exit_code == 143
+  assert f"after step {stop}" in str(stopped.value)
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a run without the times it took."""
+
+  def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+
+  return [
+    {
+      key: value
+      for key, value in json.loads(line, parse_constant=refuse).items()
+      if key not in CLOCKS
+    }
+    for line in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+  jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,0 +1,359 @@
+"""The pages hold: links lead somewhere, keys exist, code and commands run."""
+
+import functools
+import itertools
+import re
+import runpy
+import shlex
+import shutil
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import __main__ as verbs
+from flax_resnet import sharding
+from flax_resnet.errors import InputError
+from flax_resnet.models.variables import initial_variables
+from flax_resnet.training import load_recipe
+from flax_resnet.training.setup import set_up
+from flax_resnet.weights import files
+from tests import drawing, pages
+from tests.pages import ENGLISH, KOREAN, name_of, PAGES, RUNNABLE
+from tests.recipes import ROOT
+
+# Instead of what needs a download or minutes: the digits and thin networks.
+SHORT = {
+  "num_epochs": None,
+  "num_steps": 2,
+  "steps_per_call": 1,
+  "batch_size": 128,
+  "eval_batch_size": 360,
+  "log_every": 1,
+  "eval_every": 2,
+  "checkpoint_every": 2,
+  "model.num_classes": 10,
+  "model.stage_sizes": (1, 1, 1),
+  "model.stage_features": (4, 4, 8),
+  "data.name": "digits",
+  "data.train_split": "train",
+  "data.eval_split": "test",
+  "data.image_size": 16,
+  "data.random_resized_crop": False,
+  "data.in_memory": True,
+  "augment.mean": (0.3,),
+  "augment.std": (0.35,),
+}
+# And for a folder: photographs of five classes, in train and val.
+FOLDER = {
+  **{k: v for k, v in SHORT.items() if not k.startswith(("data.", "augment."))},
+  "batch_size": 32,
+  "model.num_classes": 5,
+  "data.image_size": 16,
+}
+NAMES = {
+  "resnet18": "cifar_resnet8",
+  "resnet50": "cifar_resnet8",
+  "cifar_resnet20": "cifar_resnet8",
+  "cifar_resnet56": "cifar_resnet8",
+  "cifar_resnet110": "cifar_resnet8",
+  "--config.init_from=hf-hub:timm/resnet50.a1_in1k": (
+    "--config.init_from=published.safetensors"
+  ),
+}
+# Networks of a few layers in the code of pages.
+THIN = {
+  '"resnet18"': '"resnet18", stage_sizes=(1, 1), stage_features=(8, 8)',
+  '"cifar_resnet20"': '"cifar_resnet8", stage_features=(4, 4, 8)',
+}
+# Not run here: they change the environment, wait for other processes, need
+# TensorFlow and a download, or another's weights; or have tests of their own.
+ELSEWHERE = (
+  "pip ",
+  "python -m flax_resnet prepare",  # tests/test_prepare.py
+  "python -m flax_resnet evaluate --weights resnet20-12fca82f.th",
+  "python benchmarks/",
+  "python examples/",  # tests/test_examples.py
+  "python docs/reference.py",  # Below.
+)
+DIGITS = "python train.py --config configs/digits.py"
+
+
+def runnable(text):
+  """Returns the commands of a shell block that are run here."""
+  return [
+    command
+    for command in pages.commands(text)
+    if command.startswith("python ")
+    and not command.startswith(ELSEWHERE)
+    and "--coordinator" not in command
+  ]
+
+
+def all_runnable(page):
+  return [
+    command
+    for kind, text in pages.fences(page)
+    if kind == ""
+    for command in runnable(text)
+  ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder with what the commands of the pages name."""
+  path = tmp_path_factory.mktemp("folder")
+  (path / "configs").symlink_to(ROOT / "configs")
+  rng = np.random.default_rng(0)
+  for name in ("photos", "more"):
+    (path / name).mkdir()
+    for i in range(3):
+      pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
+      Image.fromarray(pixels).save(path / name / f"{i}.png")
+  for split, label in itertools.product(("train", "val"), range(5)):
+    (path / "DIR" / split / str(label)).mkdir(parents=True)
+    for i in range(8):
+      pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
+      file = path / "DIR" / split / str(label) / f"{i}.jpg"
+      Image.fromarray(pixels).save(file)
+  model = fr.create_model("cifar_resnet8")
+  drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
+  files.write(path / "resnet50.safetensors", fr.to_torch(drawn, model))
+  fields = {
+    key: SHORT[f"model.{key}"] for key in ("stage_sizes", "stage_features")
+  }
+  model = fr.create_model("resnet50", **fields)
+  drawn = initial_variables(model, jax.random.key(0), (8, 8, 1))
+  files.write(path / "published.safetensors", fr.to_torch(drawn, model))
+  return path
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """Workdirs in the folder by the command that made them, shortened."""
+  return {}
+
+
+@pytest.fixture
+def run(call_main, folder, data_dir, monkeypatch, trained):
+  """Runs a command in this process, shortened."""
+  monkeypatch.chdir(folder)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+  main = runpy.run_path(str(ROOT / "train.py"))["main"]
+
+  def run(command):
+    words = [NAMES.get(word, word) for word in shlex.split(command)[1:]]
+    if words[0] != "train.py":
+      assert words[:2] == ["-m", "flax_resnet"], command
+      images = ["--images", "32"] if words[2] == "inspect" else []
+      return call_main(verbs.main, *words[2:], *images)
+    short = {**SHORT, "data.data_dir": data_dir}
+    if "folder" in command:
+      short = FOLDER
+    words = [
+      word
+      for word in words[1:]
+      if word.removeprefix("--config.").partition("=")[0] not in short
+    ]
+    words += [f"--config.{key}={value}" for key, value in short.items()]
+    workdir = folder / "runs" / words[1].split("/")[-1].removesuffix(".py")
+    if "--workdir" in words:
+      at = words.index("--workdir")
+      workdir = folder / words[at + 1]
+      words = words[:at] + words[at + 2 :]
+    if workdir.exists():
+      return 0, "it is there", ""
+    if same := trained.get(tuple(words)):
+      shutil.copytree(same, workdir)
+      return 0, "the same run under another name", ""
+    trained[tuple(words)] = workdir
+    return call_main(main, *words, "--workdir", workdir)
+
+  return run
+
+
+@pytest.mark.parametrize(
+  "page",
+  [
+    # Twenty trainings, and what they are looked at by.
+    pytest.param(page, marks=pytest.mark.deep) if page == ENGLISH else page
+    for page in RUNNABLE
+    if page != KOREAN  # It has the commands and the code of the English one.
+  ],
+  ids=name_of,
+)
+def test_the_commands_and_the_code_of_a_page_run(page, run):
+  if "runs/digits" in page.read_text():
+    assert run(DIGITS)[0] == 0
+  names, done = {}, 0
+  for kind, text in pages.fences(page):
+    if kind == "python" and page != pages.README:  # tests/test_readme.py
+      text = functools.reduce(
+        lambda text, pair: text.replace(*pair), THIN.items(), text
+      )
+      exec(compile(text, page.name, "exec"), names)
+      done += 1
+    for command in runnable(text) if kind == "" else ():
+      code, out, err = run(command)
+      assert (code, err) == (0, ""), command
+      assert out, command
+      done += 1
+  assert done
+
+
+def test_inspect_of_the_page_on_skips_runs(run):
+  """The first command of the page whose others are only run by -m deep."""
+  assert run(DIGITS)[0] == 0
+  first = all_runnable(ENGLISH)[0]
+  assert "inspect" in first
+  assert run(first)[0] == 0
+
+
+def check_keys(command):
+  """Raises InputError unless a run could be made by the keys of a command.
+
+  As training does, but for the data: made-up images instead of a set that is
+  not here.
+  """
+  recipe, changes = pages.recipe_and_changes(command)
+  here = [
+    "data.name=synthetic",
+    "data.train_split=train",
+    "data.eval_split=test",
+    "data.image_size=32",
+    "data.eval_image_size=None",
+    "data.in_memory=False",
+    "batch_size=96",
+    "augment.mean=(0.5,0.5,0.5)",
+    "augment.std=(0.5,0.5,0.5)",
+  ]
+  config = load_recipe(recipe, [*changes, *here])
+  if config.model.get("norm_group_size"):
+    config.model.norm_group_size = 32
+  set_up(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
+
+
+def with_config(page):
+  return [c for c in pages.shell(page) if pages.recipe_and_changes(c)]
+
+
+@pytest.mark.parametrize(
+  "page", [page for page in PAGES if with_config(page)], ids=name_of
+)
+def test_commands_name_recipes_and_keys_that_exist(page):
+  for command in sorted(set(with_config(page))):
+    check_keys(command)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    "zzz=3",
+    "optim.learning_rat=1",
+    "model.stage_size=(1,)",
+    "data.num_thread=1",
+    "augment.mixing=1.0",
+    "loss.smoothing=0.1",
+    "optim.learning_rate=fast",
+    "model.shortcut=zero",
+  ],
+)
+def test_a_key_that_does_not_exist_is_found(change):
+  check_keys(DIGITS)
+  key = change.partition("=")[0]
+  with pytest.raises(InputError, match=f"config.{key} "):
+    check_keys(f"{DIGITS} --config.{change}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+  assert not pages.broken_links(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_scripts_and_tests_that_are_named_exist(page):
+  named = re.findall(
+    r"\b((?:benchmarks|examples|docs|tests|configs)/[\w/.]*\w)",
+    page.read_text(),
+  )
+  # Of an older commit, which the page names; and built by docs/reference.py.
+  gone = {"docs/reference.md"}
+  if page.name == "LOG.md":
+    gone |= {
+      f"benchmarks/{name}.py" for name in ("onednn", "convolution", "devices")
+    }
+  assert not [
+    path for path in named if path not in gone and not (ROOT / path).exists()
+  ]
+
+
+@pytest.mark.parametrize("page", [ENGLISH, KOREAN], ids=name_of)
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_block_of_the_page_is_the_basic_block(page, strides):
+  names = {}
+  exec(pages.code(page)[0], names)
+  block = names["ResidualBlock"](8, strides)
+  ours = fr.BasicBlock(8, strides, shortcut="conv", use_bias=True)
+  x = drawing.normal(0, (4, 6, 5, 3))
+  variables = drawing.variables_of(ours, x.shape)
+  params = variables["params"]
+  renamed = {
+    "c1": params["conv1"],
+    "bn1": params["bn1"],
+    "c2": params["conv2"],
+    "bn2": params["bn2"],
+    "downsample": params["shortcut"]["conv"],
+  }
+  theirs = {**variables, "params": renamed}
+  for train in (False, True):
+    given = {"train": train, "mutable": ["batch_stats"]}
+    wanted, wanted_updates = ours.apply(variables, x, **given)
+    y, updates = block.apply(theirs, x, **given)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5),
+      updates,
+      wanted_updates,
+    )
+
+
+def test_the_korean_page_has_the_same_commands_code_and_pictures():
+  assert pages.shell(KOREAN) == pages.shell(ENGLISH)
+  assert pages.code(KOREAN) == pages.code(ENGLISH)
+  figures = re.compile(r"\]\((\S+\.png)\)")
+  assert figures.findall(KOREAN.read_text()) == figures.findall(
+    ENGLISH.read_text()
+  )
+
+
+def test_the_korean_page_has_the_same_numbers():
+  def numbers(page):
+    cells = [x for x in page.read_text().splitlines() if x.startswith("|")]
+    return re.findall(r"\d[\d,.]*", "\n".join(cells))
+
+  assert numbers(KOREAN) == numbers(ENGLISH)
+
+
+def test_the_reference_lists_this_package_alone():
+  griffe = pytest.importorskip("griffe")  # Of the extra "dev".
+  script = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+  package = griffe.load("flax_resnet", search_paths=[ROOT])
+  names = script["public_names"](package)
+  assert {"create_model", "ResNet", "from_pretrained"} <= set(names)
+  assert all(getattr(fr, n).__module__.startswith("flax_resnet") for n in names)
+  page = script["render"]()
+  assert all(f"### {name}\n" in page for name in names)
+  modules = re.findall(r"^## \[([\w.]+)\]", page, re.MULTILINE)
+  assert "flax_resnet.models.blocks" in modules
+  assert all(name.startswith("flax_resnet.") for name in modules)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  from flax_resnet.data import tfds
+
+  path = tmp_path_factory.mktemp("tfds")
+  tfds.prepare_digits(str(path))
+  return str(path)

@@ -1,0 +1,117 @@
+import json
+import math
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+  EventAccumulator,
+)
+
+from flax_resnet.training.log import Log, read_rows
+
+
+def row(step):
+  values = {
+    "epoch": step / 10,
+    "train/loss": 2.0 / step,
+    "train/top1": 0.5,
+    "learning_rate": 0.1,
+    "images_per_second": 123.4,
+  }
+  if step % 2 == 0:
+    values |= {"val/loss": 1.0, "val/top1": step / 100}
+    values |= {"val/top5": 0.9, "val/count": 7}
+  return values
+
+
+def log_steps(path, first, steps):
+  log = Log(path, first, 10)
+  for step in steps:
+    log.write(step, row(step))
+  log.close()
+  return log
+
+
+def steps_in(path):
+  return [row["step"] for row in read_rows(path / "metrics.jsonl")]
+
+
+def test_a_row_is_a_json_object_a_line(tmp_path, capsys):
+  log = log_steps(tmp_path, 0, range(1, 5))
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+  assert json.loads(lines[1])["val/top1"] == 0.02
+  out = capsys.readouterr().out
+  assert "step  1/10" in out
+  assert "123 images/s" in out
+  assert "evaluated: loss 1.0000  top1 4.00%" in out
+  assert "on 7 images" in out
+  assert log.has_row(3)
+  assert not log.has_row(5)
+  assert [row["step"] for row in log.evaluations()] == [2, 4]
+
+
+def test_a_restart_drops_the_steps_that_come_again(tmp_path):
+  """From metrics.jsonl and from TensorBoard's events."""
+  log_steps(tmp_path, 0, range(1, 7))
+  log_steps(tmp_path, 4, range(5, 9))
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == list(range(1, 9))
+  seconds = [row["seconds"] for row in rows]
+  assert seconds == sorted(seconds)
+  events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+  scalars = events.Scalars("train/loss")
+  assert [event.step for event in scalars] == list(range(1, 9))
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
+  log_steps(tmp_path, 0, range(1, 5))
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text()[:-20])
+  log_steps(tmp_path, 4, [5])
+  assert steps_in(tmp_path) == [1, 2, 3, 5]
+
+
+def test_other_hosts_read_and_do_not_write(tmp_path, capsys):
+  log_steps(tmp_path, 0, [1, 2])
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  capsys.readouterr()
+  log = Log(tmp_path, 1, 10, writes=False)
+  log.advance(1)
+  log.write(2, row(2))
+  log.print("a line")
+  log.close()
+  assert [row["step"] for row in log.rows] == [1, 2]
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  assert capsys.readouterr() == ("", "")
+
+
+def test_a_folder_that_was_moved_is_noticed_at_the_next_row(tmp_path):
+  (tmp_path / "run").mkdir()
+  log = Log(tmp_path / "run", 0, 10)
+  log.write(1, row(1))
+  (tmp_path / "run").rename(tmp_path / "elsewhere")
+  (tmp_path / "run").mkdir()  # A checkpoint was just being written.
+  with pytest.raises(FileNotFoundError, match="run/metrics.jsonl"):
+    log.write(2, row(2))
+  log.close()
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path, capsys):
+  log = Log(tmp_path, 0, 10)
+  log.write(1, row(1) | {"train/loss": math.inf, "train/top1": 0.1})
+  log.write(2, row(2) | {"train/loss": math.nan})
+  log.close()
+  assert "loss inf" in capsys.readouterr().out
+  Log(tmp_path, 2, 10).close()  # Which writes the rows anew.
+  text = (tmp_path / "metrics.jsonl").read_text()
+  found = [json.loads(line)["train/loss"] for line in text.splitlines()]
+  assert found == [None, None]
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert all(math.isnan(r["train/loss"]) for r in rows)
+  assert [r["train/top1"] for r in rows] == [0.1, 0.5]
+
+
+def test_a_log_with_nan_by_its_name_is_still_read(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "train/loss": NaN}\n')
+  assert math.isnan(read_rows(path)[0]["train/loss"])
