@@ -17,8 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from flax_resnet.training import load_recipe
-from flax_resnet.training import train
+from flax_resnet.training import load_recipe, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUM_TRAIN = 1437

@@ -48,19 +48,19 @@ def open_folder(folder: str):
   """Returns the folder, cropped at random, as `data.load` gives it."""
   from flax_resnet import data
 
-  return data.load(
-    name="folder",
-    root=folder,
-    data_dir=None,
-    train_split="train",
-    eval_split="train",
-    image_size=SIZE,
-    random_resized_crop=True,
-    center_crop_fraction=0.875,
-    in_memory=False,
-    num_threads=CORES,
-    num_classes=len(next(os.walk(folder))[1]),
-  )
+  section = {
+    "name": "folder",
+    "root": folder,
+    "data_dir": None,
+    "train_split": "train",
+    "eval_split": "train",
+    "image_size": SIZE,
+    "random_resized_crop": True,
+    "center_crop_fraction": 0.875,
+    "in_memory": False,
+    "num_threads": CORES,
+  }
+  return data.load(section, num_classes=len(next(os.walk(folder))[1]))
 
 
 def ours(folder: str) -> Work:
@@ -134,18 +134,18 @@ def in_memory() -> Work:
   """Digits of 32 x 32, decoded once."""
   from flax_resnet import data
 
-  digits = data.load(
-    name="digits",
-    data_dir=None,
-    train_split="train",
-    eval_split="test",
-    image_size=32,
-    random_resized_crop=False,
-    center_crop_fraction=1.0,
-    in_memory=True,
-    num_threads=CORES,
-    num_classes=10,
-  )
+  section = {
+    "name": "digits",
+    "data_dir": None,
+    "train_split": "train",
+    "eval_split": "test",
+    "image_size": 32,
+    "random_resized_crop": False,
+    "center_crop_fraction": 1.0,
+    "in_memory": True,
+    "num_threads": CORES,
+  }
+  digits = data.load(section, num_classes=10)
   return consume(digits.train.train_batches(batch_size=BATCH, seed=0))
 
 
@@ -157,7 +157,7 @@ def stepper(folder: str, real: bool) -> Work:
 
   from flax_resnet import sharding
   from flax_resnet.training import load_recipe
-  from flax_resnet.training.setup import prepare
+  from flax_resnet.training.setup import set_up
 
   recipe = pathlib.Path(__file__).parents[1] / "configs/folder.py"
   classes = len(next(os.walk(folder))[1])
@@ -175,15 +175,16 @@ def stepper(folder: str, real: bool) -> Work:
       f"data.num_threads={CORES}",
     ],
   )
-  run = prepare(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
-  state, calls = run.initial_state(), run.train_calls(0)
+  run = set_up(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
+  state = sharding.replicate(run.drawn_state(), run.mesh)
+  inputs = run.train_inputs(0)
   if not real:
-    calls = itertools.repeat(next(calls))
+    inputs = itertools.repeat(next(inputs))
 
   def work(count: int) -> None:
     nonlocal state
     for _ in range(count):
-      state = run.train_step(state, next(calls)[0])
+      state = run.train_step(state, next(inputs)[0])
     jax.block_until_ready(state)
 
   return work
@@ -194,14 +195,12 @@ def parts(folder: str) -> dict[str, float]:
   import numpy as np
   import simplejpeg
 
-  from flax_resnet.data import decoding
-  from flax_resnet.data import order
-  from flax_resnet.data import crops
+  from flax_resnet.data import crops, decoding, order
 
   split = open_folder(folder).train
   count = min(len(split), 200)
   records = [split.source[i]["image"] for i in range(count)]
-  pictures = [decoding.Picture(record, 3) for record in records]
+  pictures = [decoding.LazyImage(record, 3) for record in records]
   rngs = [np.random.default_rng(i) for i in range(count)]
   crop = crops.random_resized_crop(3, SIZE)
   buffer = np.empty(max(p.height * p.width * 3 for p in pictures), np.uint8)
@@ -211,7 +210,7 @@ def parts(folder: str) -> dict[str, float]:
   decode = simplejpeg.decode_jpeg
   return {
     "read the file": each(lambda i: split.source[i], count),
-    "find the frame": each(lambda i: decoding.Picture(records[i], 3), count),
+    "find the frame": each(lambda i: decoding.LazyImage(records[i], 3), count),
     "random numbers": each(lambda i: order.generator(0, i), count),
     "decode and resize the part": each(
       lambda i: crop(records[i], rngs[i]), count

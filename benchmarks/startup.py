@@ -53,7 +53,7 @@ def to_first_step(cache: str) -> float:
       until="step 1/2",
       PYTHONUNBUFFERED="1",
       JAX_COMPILATION_CACHE_DIR=cache,
-      # As `command.keep_what_is_compiled` sets it.
+      # As `cli.flags.enable_compilation_cache` sets it.
       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
 

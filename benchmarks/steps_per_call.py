@@ -31,7 +31,7 @@ def trainer(overrides: list[str], steps_per_call: int) -> Work:
 
   from flax_resnet import sharding
   from flax_resnet.training import load_recipe
-  from flax_resnet.training.setup import prepare
+  from flax_resnet.training.setup import set_up
 
   never = 1_000_000
   config = load_recipe(
@@ -43,13 +43,14 @@ def trainer(overrides: list[str], steps_per_call: int) -> Work:
       f"checkpoint_every={never}",
     ],
   )
-  run = prepare(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
-  state, calls = run.initial_state(), run.train_calls(0)
+  run = set_up(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
+  state = sharding.replicate(run.drawn_state(), run.mesh)
+  inputs = run.train_inputs(0)
 
   def work(count: int) -> None:
     nonlocal state
     for _ in range(count * TURN // steps_per_call):
-      state = run.train_step(state, next(calls)[0])
+      state = run.train_step(state, next(inputs)[0])
     jax.block_until_ready(state)
 
   return work

@@ -93,13 +93,11 @@ def our_step(case: Case, **options):
   import numpy as np
   import optax
 
-  from flax_resnet import create_model
-  from flax_resnet import sharding
+  from flax_resnet import create_model, sharding
   from flax_resnet.augment import normalize
-  from flax_resnet.training import losses
-  from flax_resnet.training import optimizers
-  from flax_resnet.training import steps
+  from flax_resnet.training import losses, optimizers
   from flax_resnet.training.state import create_state
+  from flax_resnet.training.steps import TrainStep
 
   mesh = sharding.make_mesh(jax.devices()[:1])
   model = create_model(
@@ -109,19 +107,18 @@ def our_step(case: Case, **options):
     **options,
   )
   optimizer = optimizers.sgd(optax.constant_schedule(0.1), 0.9, True, 1e-4)
-  step = steps.make_train_step(
-    model,
-    optimizer,
-    lambda key, images, labels: (
+  step = TrainStep(
+    model=model,
+    optimizer=optimizer,
+    augment=lambda key, images, labels: (
       normalize(images, (0.5,) * 3, (0.25,) * 3),
       labels,
     ),
-    losses.cross_entropy,
-    seed=0,
+    loss=losses.cross_entropy,
     mesh=mesh,
-  )
+  ).jit()
   state = create_state(model, optimizer, (case.size, case.size, 3), seed=0)
-  state = jax.device_put(state, sharding.replicated(mesh))
+  state = sharding.replicate(state, mesh)
   images, labels = arrays(case)
   batch = sharding.shard_batch(
     {"image": images, "label": labels, "mask": np.ones(case.batch, bool)}, mesh

@@ -19,9 +19,7 @@ import statistics
 
 import jax
 
-from flax_resnet.training import load_recipe
-from flax_resnet.training import Stopped
-from flax_resnet.training import train
+from flax_resnet.training import load_recipe, Stopped, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -105,8 +103,8 @@ def run(
     ROOT / "configs" / f"{variant.recipe}.py", [f"seed={seed}", *overrides]
   )
   # Two studies that have a run in common share it.
-  told = sorted(o for o in overrides if not o.startswith("data.data_dir="))
-  name = "_".join([variant.recipe, *told, f"seed={seed}"])
+  changed = sorted(o for o in overrides if not o.startswith("data.data_dir="))
+  name = "_".join([variant.recipe, *changed, f"seed={seed}"])
   return train(config, folder / name.replace("/", "-"))
 
 

@@ -29,9 +29,7 @@ import optax
 
 from flax_resnet.data import crops
 from flax_resnet.models import cpu
-from flax_resnet.weights import files
-from flax_resnet.weights import load_pretrained
-from flax_resnet.weights import preprocessing
+from flax_resnet.weights import files, load_pretrained, preprocessing
 
 Example = tuple[pathlib.Path, int]
 

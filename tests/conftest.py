@@ -17,17 +17,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 from jaxtyping import install_import_hook
 
+import tests.typechecking  # noqa: F401 - the hook looks it up by this name.
+
 # Before the package is imported anywhere: its annotations become checks.
-install_import_hook(
-  [
-    "flax_resnet.models",
-    "flax_resnet.data.augment",
-    "flax_resnet.data.mixing",
-    "flax_resnet.training.losses",
-    "flax_resnet.training.metrics",
-  ],
-  "beartype.beartype",
-)
+install_import_hook("flax_resnet", "tests.typechecking.check")
 
 import jax
 from ml_collections import ConfigDict
@@ -36,6 +29,9 @@ import pytest
 from flax_resnet import sharding
 from tests import recipes
 
+# Shapes of different rank meet by intention or not at all.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
@@ -43,7 +39,7 @@ def data_dir(tmp_path_factory):
   from flax_resnet.data import tfds
 
   path = tmp_path_factory.mktemp("tfds")
-  tfds.prepare(str(path))
+  tfds.prepare_digits(str(path))
   return str(path)
 
 

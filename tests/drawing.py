@@ -4,12 +4,11 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
-
-from flax_resnet import ResNet
 
 
 def normal(
@@ -19,15 +18,26 @@ def normal(
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
+def variable_shapes(
+  module: nn.Module, shape: Sequence[int], dtype: DTypeLike = np.float32
+) -> dict[str, Any]:
+  """Returns the variables as shapes; arguments as in `variables_of`."""
+  return jax.eval_shape(
+    functools.partial(module.init, train=False),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct(shape, dtype),
+  )
+
+
 def variables_of(
-  model: ResNet, image_shape: Sequence[int], dtype: DTypeLike = np.float32
+  module: nn.Module, shape: Sequence[int], dtype: DTypeLike = np.float32
 ) -> dict[str, Any]:
   """Returns variables without zeros and ones, which hide what they multiply.
 
   Args:
-    model: The network.
-    image_shape: [b, h, w, c].
-    dtype: Of the variables.
+    module: a network or a block, called with `train`.
+    shape: shape of its input, [b, h, w, c].
+    dtype: dtype of the input and of the variables; default float32.
   """
   rng = np.random.default_rng(1)
 
@@ -37,9 +47,4 @@ def variables_of(
     scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
     return jnp.asarray(scale * rng.normal(size=leaf.shape), dtype)
 
-  shapes = jax.eval_shape(
-    functools.partial(model.init, train=False),
-    jax.random.key(0),
-    jax.ShapeDtypeStruct(image_shape, dtype),
-  )
-  return jax.tree.map(draw, shapes)
+  return jax.tree.map(draw, variable_shapes(module, shape, dtype))

@@ -1,5 +1,6 @@
 """Runs in tests: stopping one, its last state, its rows, its bits."""
 
+from collections.abc import Mapping
 import json
 import pathlib
 import signal
@@ -9,15 +10,29 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from flax_resnet import sharding
+from flax_resnet import sharding, storage
 from flax_resnet.training import loop, Stopped, train
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.setup import Run, set_up
 from flax_resnet.training.state import TrainState
+from tests.recipes import changed
 
 CLOCKS = ("seconds", "images_per_second")  # The rest of a row is repeatable.
+
+
+def mesh_of(devices: int) -> Mesh:
+  """Returns a mesh of the first so many devices."""
+  return sharding.make_mesh(jax.devices()[:devices])
+
+
+def make_run(
+  config: ConfigDict, values: Mapping[str, Any] | None = None, devices: int = 1
+) -> Run:
+  """Returns the run of a config with other values of some keys."""
+  return set_up(changed(config, values or {}).to_dict(), mesh_of(devices))
 
 
 def first_state(run: Run) -> TrainState:
@@ -50,6 +65,15 @@ def final_state(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Any:
   state = checkpoints.restore(checkpoints.latest_step(), first_state(run))
   checkpoints.close()
   return jax.device_get(state)
+
+
+def saved_state(workdir: pathlib.Path) -> TrainState:
+  """Returns the arrays of the newest checkpoint, as NumPy arrays."""
+  directory = workdir.absolute() / "checkpoints"
+  step = storage.checkpoint_steps(directory)[0]
+  with ocp.StandardCheckpointer() as checkpointer:
+    arrays = checkpointer.restore(directory / str(step) / "state")
+  return TrainState(**jax.device_get(arrays))
 
 
 def train_to(

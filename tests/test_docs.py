@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pathlib
 import re
 import runpy
 import shlex
@@ -16,7 +17,6 @@ import flax_resnet as fr
 from flax_resnet import __main__ as verbs
 from flax_resnet import sharding
 from flax_resnet.errors import InputError
-from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import load_recipe
 from flax_resnet.training.setup import set_up
 from flax_resnet.weights import files
@@ -34,9 +34,10 @@ SHORT = {
   "log_every": 1,
   "eval_every": 2,
   "checkpoint_every": 2,
+  "model.dtype": "float32",
   "model.num_classes": 10,
-  "model.stage_sizes": (1, 1, 1),
-  "model.stage_features": (4, 4, 8),
+  "model.stage_sizes": (1, 1),
+  "model.stage_features": (4, 8),
   "data.name": "digits",
   "data.train_split": "train",
   "data.eval_split": "test",
@@ -79,6 +80,11 @@ ELSEWHERE = (
   "python docs/reference.py",  # Below.
 )
 DIGITS = "python train.py --config configs/digits.py"
+# Compiled for long, or trained by what is: these run with -m deep only.
+LONG = re.compile(
+  r"configs/(imagenet|cifar10_short|fashion_mnist)|runs/fashion_mnist"
+  r"|runs/(plain|resnet)\d|--init|flax_resnet models"
+)
 
 
 def runnable(text):
@@ -86,18 +92,9 @@ def runnable(text):
   return [
     command
     for command in pages.commands(text)
-    if command.startswith("python ")
+    if re.match(r"(\w+=\S+ )?python ", command)
     and not command.startswith(ELSEWHERE)
     and "--coordinator" not in command
-  ]
-
-
-def all_runnable(page):
-  return [
-    command
-    for kind, text in pages.fences(page)
-    if kind == ""
-    for command in runnable(text)
   ]
 
 
@@ -118,37 +115,49 @@ def folder(tmp_path_factory):
       pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
       file = path / "DIR" / split / str(label) / f"{i}.jpg"
       Image.fromarray(pixels).save(file)
-  model = fr.create_model("cifar_resnet8")
-  drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
-  files.write(path / "resnet50.safetensors", fr.to_torch(drawn, model))
-  fields = {
+  thin = {
     key: SHORT[f"model.{key}"] for key in ("stage_sizes", "stage_features")
   }
-  model = fr.create_model("resnet50", **fields)
-  drawn = initial_variables(model, jax.random.key(0), (8, 8, 1))
-  files.write(path / "published.safetensors", fr.to_torch(drawn, model))
+  for file, model, image_shape in (
+    ("resnet50", fr.create_model("cifar_resnet8"), (1, 32, 32, 3)),
+    ("published", fr.create_model("resnet50", **thin), (1, 16, 16, 1)),
+  ):
+    variables = drawing.variables_of(model, image_shape)
+    tensors = fr.to_torch(variables, model)
+    files.write(path / f"{file}.safetensors", tensors)
   return path
 
 
 @pytest.fixture(scope="module")
-def trained():
-  """Workdirs in the folder by the command that made them, shortened."""
+def results():
+  """Exit code and output of each command that was run, by its words."""
   return {}
 
 
 @pytest.fixture
-def run(call_main, folder, data_dir, monkeypatch, trained):
-  """Runs a command in this process, shortened."""
+def run(call_main, folder, data_dir, monkeypatch, results):
+  """Runs a command in this process, shortened; the same one only once."""
   monkeypatch.chdir(folder)
   monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
   main = runpy.run_path(str(ROOT / "train.py"))["main"]
 
+  def run_once(main, *words):
+    if words not in results:
+      results[words] = call_main(main, *words)
+    return results[words]
+
   def run(command):
-    words = [NAMES.get(word, word) for word in shlex.split(command)[1:]]
+    words = [NAMES.get(word, word) for word in shlex.split(command)]
+    words = words[words.index("python") + 1 :]
     if words[0] != "train.py":
       assert words[:2] == ["-m", "flax_resnet"], command
       images = ["--images", "32"] if words[2] == "inspect" else []
-      return call_main(verbs.main, *words[2:], *images)
+      return run_once(verbs.main, *words[2:], *images)
+    workdir = pathlib.Path("runs", pathlib.Path(words[2]).stem)
+    if "--workdir" in words:
+      at = words.index("--workdir")
+      workdir = pathlib.Path(words[at + 1])
+      del words[at : at + 2]
     short = {**SHORT, "data.data_dir": data_dir}
     if "folder" in command:
       short = FOLDER
@@ -158,57 +167,53 @@ def run(call_main, folder, data_dir, monkeypatch, trained):
       if word.removeprefix("--config.").partition("=")[0] not in short
     ]
     words += [f"--config.{key}={value}" for key, value in short.items()]
-    workdir = folder / "runs" / words[1].split("/")[-1].removesuffix(".py")
-    if "--workdir" in words:
-      at = words.index("--workdir")
-      workdir = folder / words[at + 1]
-      words = words[:at] + words[at + 2 :]
-    if workdir.exists():
-      return 0, "it is there", ""
-    if same := trained.get(tuple(words)):
-      shutil.copytree(same, workdir)
-      return 0, "the same run under another name", ""
-    trained[tuple(words)] = workdir
-    return call_main(main, *words, "--workdir", workdir)
+    # Pages train alike under other names, and otherwise under the same one.
+    home = pathlib.Path("trained", str(abs(hash(tuple(words)))))
+    result = run_once(main, *words, "--workdir", str(home))
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(home, workdir)
+    return result
 
   return run
 
 
-@pytest.mark.parametrize(
-  "page",
-  [
-    # Twenty trainings, and what they are looked at by.
-    pytest.param(page, marks=pytest.mark.deep) if page == ENGLISH else page
-    for page in RUNNABLE
-    if page != KOREAN  # It has the commands and the code of the English one.
-  ],
-  ids=name_of,
-)
-def test_the_commands_and_the_code_of_a_page_run(page, run):
+def run_page(page, run, skip=re.compile("(?!)")):
+  """Runs the code and the commands of a page; returns how many there were."""
   if "runs/digits" in page.read_text():
     assert run(DIGITS)[0] == 0
   names, done = {}, 0
   for kind, text in pages.fences(page):
     if kind == "python" and page != pages.README:  # tests/test_readme.py
-      text = functools.reduce(
-        lambda text, pair: text.replace(*pair), THIN.items(), text
-      )
+      for whole, thin in THIN.items():
+        text = text.replace(whole, thin)
       exec(compile(text, page.name, "exec"), names)
       done += 1
     for command in runnable(text) if kind == "" else ():
-      code, out, err = run(command)
-      assert (code, err) == (0, ""), command
-      assert out, command
-      done += 1
-  assert done
+      if not skip.search(command):
+        code, out, err = run(command)
+        assert (code, err) == (0, ""), command
+        assert out, command
+        done += 1
+  return done
 
 
-def test_inspect_of_the_page_on_skips_runs(run):
-  """The first command of the page whose others are only run by -m deep."""
-  assert run(DIGITS)[0] == 0
-  first = all_runnable(ENGLISH)[0]
-  assert "inspect" in first
-  assert run(first)[0] == 0
+# The Korean page has the commands and the code of the English one.
+ONCE = [page for page in RUNNABLE if page != KOREAN]
+
+
+@pytest.mark.parametrize("page", ONCE, ids=name_of)
+def test_a_page_runs(page, run):
+  assert run_page(page, run, skip=LONG)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+  "page",
+  [page for page in ONCE if LONG.search(page.read_text())],
+  ids=name_of,
+)
+def test_all_of_a_page_runs(page, run):
+  assert run_page(page, run)
 
 
 def check_keys(command):

@@ -8,64 +8,74 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
+from jax import export
 import numpy as np
 from PIL import Image
 import pytest
-from safetensors.numpy import save_file
 
 import flax_resnet as fr
-from flax_resnet import __main__ as verbs
-from flax_resnet.predictor import find_images
-from flax_resnet.predictor import Predictor
-from flax_resnet.training import train
-from flax_resnet.training.setup import prepare
-from flax_resnet.weights.pretrained import load_pretrained
+from flax_resnet import __main__ as command
+from flax_resnet import storage
+from flax_resnet.export import to_stablehlo
+from flax_resnet.predictor import find_images, Predictor
+from flax_resnet.weights import files
+from flax_resnet.weights.preprocessing import IMAGENET
+from flax_resnet.weights.pretrained import load_pretrained, Pretrained
 from tests import recipes
+from tests.drawing import variables_of
+from tests.runs import make_run
 
 
 @pytest.fixture
-def run(call_main):
-  return functools.partial(call_main, verbs.main)
+def call(call_main):
+  """Runs a verb; returns its exit code and its output."""
+  return functools.partial(call_main, command.main)
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, data_dir):
-  """A short run on digits."""
+def run(data_dir):
+  """A run on digits."""
+  return make_run(recipes.tiny(data_dir))
+
+
+@pytest.fixture(scope="module")
+def workdir(run, tmp_path_factory):
+  """The workdir of that run, with weights that nobody has trained."""
   path = tmp_path_factory.mktemp("run")
-  config = recipes.tiny(data_dir)
-  config.update(num_steps=30, log_every=30, eval_every=30, checkpoint_every=30)
-  train(config, path)
+  checkpoint = path / "checkpoints" / "4"
+  (checkpoint / "about").mkdir(parents=True)
+  variables = variables_of(run.model, (1, *run.dataset.image_shape))
+  files.write_checkpoint(checkpoint / "state", variables)
+  storage.write_json(checkpoint / "about" / "metadata", run.about())
+  storage.write_json(path / "config.json", run.about()["config"])
   return path
 
 
 @pytest.fixture(scope="module")
-def test_split(workdir, data_dir):
-  """What evaluation sees: the first nine test digits, and their logits."""
-  from flax_resnet import sharding
-
-  config = json.loads((workdir / "config.json").read_text())
-  dataset = prepare(config, sharding.make_mesh(jax.devices()[:1])).dataset
-  records = [dataset.eval.source[index] for index in range(9)]
-  batch = next(dataset.eval.eval_batches(batch_size=9))
-  loaded = load_pretrained(workdir)
-  mean, std = loaded.preprocessing.mean[0], loaded.preprocessing.std[0]
-  scaled = (batch["image"].astype(np.float32) / 255 - mean) / std
-  logits = loaded.model.apply(
-    loaded.variables, jnp.asarray(scaled), train=False
-  )
-  return records, batch["image"], scaled, np.asarray(logits)
+def predictor(workdir):
+  return Predictor.of(load_pretrained(workdir))
 
 
-@pytest.fixture
-def folder(test_split, tmp_path):
+@pytest.fixture(scope="module")
+def evaluated(run, predictor):
+  """The first nine test digits: pixels, normalized, and their logits."""
+  pixels = next(run.dataset.eval.eval_batches(batch_size=9))["image"]
+  mean, std = (run.recipe.augment[key][0] for key in ("mean", "std"))
+  scaled = (pixels.astype(np.float32) / 255 - mean) / std
+  evaluate = jax.jit(functools.partial(predictor.model.apply, train=False))
+  return pixels, scaled, np.asarray(evaluate(predictor.variables, scaled))
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
   """These digits as image files, in folders."""
-  for number, record in enumerate(test_split[0]):
-    place = tmp_path / "digits" / str(number % 2)
-    place.mkdir(parents=True, exist_ok=True)
-    pixels = record["image"].squeeze(-1)
-    Image.fromarray(pixels).save(place / f"{number}.png")
-  return tmp_path / "digits"
+  root = tmp_path_factory.mktemp("digits")
+  for number in range(9):
+    path = root / str(number % 2) / f"{number}.png"
+    path.parent.mkdir(exist_ok=True)
+    pixels = run.dataset.eval.source[number]["image"]
+    Image.fromarray(np.squeeze(pixels, -1)).save(path)
+  return root
 
 
 def softmax(logits):
@@ -73,130 +83,106 @@ def softmax(logits):
   return powers / powers.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("batch_size", [4, 32])
 def test_predictions_are_those_of_evaluation(
-  run, workdir, folder, test_split, batch_size
+  predictor, evaluated, folder, batch_size
 ):
-  probabilities = softmax(test_split[3])
-  code, out, err = run(
-    *("predict", "--workdir", workdir, folder, "--json"),
-    *("--batch-size", batch_size, "--top", 3),
-  )
+  paths = [folder / str(n % 2) / f"{n}.png" for n in range(9)]
+  found = list(predictor.predict(paths, batch_size))
+  np.testing.assert_allclose(found, softmax(evaluated[2]), atol=1e-5)
+
+
+def test_the_most_probable_classes_are_printed(
+  call, workdir, folder, evaluated
+):
+  path = folder / "0" / "4.png"
+  probabilities = softmax(evaluated[2])[4]
+  best = [int(label) for label in np.argsort(-probabilities)]
+  code, out, err = call("predict", "--workdir", workdir, path)
   assert (code, err) == (0, "")
-  rows = [json.loads(line) for line in out.splitlines()]
-  # In the order of their paths: the even ones first.
-  order = [0, 2, 4, 6, 8, 1, 3, 5, 7]
-  assert [row["image"] for row in rows] == [
-    str(folder / str(n % 2) / f"{n}.png") for n in order
-  ]
-  for number, row in zip(order, rows, strict=True):
-    best = np.argsort(-probabilities[number])[:3]
-    assert [c["label"] for c in row["classes"]] == list(best)
-    assert [c["class"] for c in row["classes"]] == [str(b) for b in best]
-    assert [c["probability"] for c in row["classes"]] == pytest.approx(
-      list(probabilities[number][best]), abs=1e-5
-    )
-
-
-def test_a_table_is_printed_and_ten_classes_are_all_there_are(
-  run, workdir, folder
-):
-  code, out, _ = run("predict", "--workdir", workdir, folder / "0/0.png")
-  lines = out.splitlines()
-  assert code == 0
-  assert lines[0] == str(folder / "0/0.png")
-  assert len(lines) == 6
-  shares = [float(line.split("%")[0]) for line in lines[1:]]
-  assert shares == sorted(shares, reverse=True)
-  _, out, _ = run(
-    *("predict", "--workdir", workdir, folder / "0/0.png", "--top", 99)
-  )
+  first, *rows = out.splitlines()
+  assert first == str(path)
+  assert [row.split()[-1] for row in rows] == list(map(str, best[:5]))
+  assert rows[0].split()[0] == f"{probabilities[best[0]]:.2%}"
+  code, out, _ = call("predict", "--workdir", workdir, path, "--top", 99)
   assert len(out.splitlines()) == 11
+  code, out, _ = call("predict", "--workdir", workdir, path, "--json")
+  row = json.loads(out)
+  assert row["image"] == str(path)
+  assert [c["label"] for c in row["classes"]] == best[:5]
+  assert [c["probability"] for c in row["classes"]] == pytest.approx(
+    list(probabilities[best[:5]]), abs=1e-5
+  )
 
 
-def test_files_folders_and_patterns_are_found(folder):
-  (folder / "notes.txt").touch()
-  names = lambda *what: [p.name for p in find_images(list(map(str, what)))]
+def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
+  for name in ("notes.txt", ".8.png"):
+    (tmp_path / name).touch()
+  (tmp_path / "digits").symlink_to(folder)
+  names = lambda *paths: [p.name for p in find_images(list(map(str, paths)))]
   assert names(folder / "1") == ["1.png", "3.png", "5.png", "7.png"]
   assert names(folder / "*" / "[05].png") == ["0.png", "5.png"]
   assert names(folder / "**" / "8.png") == ["8.png"]
   assert names(folder / "**" / "1" / "**" / "[35].png") == ["3.png", "5.png"]
+  assert len(names(folder / "**")) == 9
+  # Links in a folder are followed, and named ones in a pattern.
+  assert len(names(tmp_path)) == 9
+  assert names(tmp_path / "*" / "0" / "[46].png") == ["4.png", "6.png"]
   # A file that is named is taken, whatever its ending.
-  assert names(folder / "notes.txt", folder / "0/2.png") == [
+  assert names(tmp_path / "notes.txt", folder / "0/2.png") == [
     "notes.txt",
     "2.png",
   ]
+  monkeypatch.chdir(folder)
+  assert [str(path) for path in find_images(["*/[05].png"])] == [
+    "0/0.png",
+    "1/5.png",
+  ]
 
 
-@pytest.fixture
-def weights(tmp_path):
-  """A ResNet-18 of five classes for photographs."""
-  model = fr.create_model("resnet18", num_classes=5)
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-  shapes = jax.eval_shape(
-    functools.partial(model.init, train=False), jax.random.key(0), images
+def predictor_of(num_classes=5, channels=3, **said):
+  """Returns a predictor of thin weights, with what they say of themselves."""
+  model = fr.create_model(
+    "cifar_resnet8", num_classes=num_classes, stage_features=(4, 4, 4)
   )
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda s: rng.uniform(0.1, 0.2, s.shape).astype(s.dtype), shapes
-  )
-  path = tmp_path / "weights.safetensors"
-  save_file(fr.to_torch(variables, model), path)
-  return path
+  variables = variables_of(model, (1, 8, 8, channels))
+  return Predictor.of(Pretrained(model, variables, **said))
 
 
-def test_weights_that_say_nothing_get_the_preprocessing_of_imagenet(
-  run, weights, tmp_path
-):
-  rng = np.random.default_rng(1)
-  pixels = rng.integers(0, 256, (300, 400, 3), np.uint8)
-  picture = Image.fromarray(pixels)
+def test_weights_that_say_nothing_get_the_preprocessing_of_imagenet():
+  predictor = predictor_of()
+  assert predictor.preprocessing == IMAGENET
+  assert predictor.class_names == ("0", "1", "2", "3", "4")
+
+
+def test_the_network_sees_what_torchvision_would_show_it(tmp_path):
+  """A photograph's short side to 256, then the central 224."""
+  rng = np.random.default_rng(2)
+  picture = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
   picture.save(tmp_path / "photo.png")
-  code, out, _ = run(
-    *("predict", "--weights", weights, "--model", "resnet18", "--json"),
-    *(tmp_path / "photo.png", "--batch-size", 1),
-  )
-  assert code == 0
-  # torchvision's: the short side to 256, the central 224.
   resized = picture.resize((341, 256), Image.Resampling.BILINEAR)
-  box = (58, 16, 58 + 224, 16 + 224)
-  scaled = np.asarray(resized.crop(box), np.float32) / 255
-  scaled = (scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-  loaded = load_pretrained(weights, "resnet18")
-  logits = loaded.model.apply(
-    loaded.variables, jnp.asarray(scaled[None], jnp.float32), train=False
-  )
-  classes = json.loads(out)["classes"]
-  wanted = softmax(np.asarray(logits[0]))
-  assert [c["class"] for c in classes] == [str(c["label"]) for c in classes]
-  for c in classes:
-    assert c["probability"] == pytest.approx(wanted[c["label"]], abs=1e-3)
+  expected = np.asarray(resized.crop((58, 16, 58 + 224, 16 + 224)), np.int32)
+  found = predictor_of().read(tmp_path / "photo.png").astype(np.int32)
+  assert found.shape == (224, 224, 3)
+  assert np.abs(found - expected).max() <= 1
 
 
-def test_weights_of_a_recipe_are_used_with_it(
-  run, workdir, folder, tmp_path, data_dir
+def test_weights_are_used_with_the_recipe_that_is_given(
+  call, workdir, folder, tmp_path, data_dir
 ):
   recipe = recipes.write_tiny(tmp_path, data_dir)
   weights = tmp_path / "digits.safetensors"
-  code, _, err = run("convert", workdir, weights)
+  assert call("convert", workdir, weights)[0] == 0
+  arguments = ("predict", folder / "0", "--weights", weights)
+  code, out, err = call(*arguments, "--config", recipe)
   assert (code, err) == (0, "")
-  _, of_run, _ = run("predict", "--workdir", workdir, folder)
-  code, out, err = run(
-    "predict", "--weights", weights, "--config", recipe, folder
-  )
-  assert (code, err) == (0, "")
-  assert out == of_run
-  code, _, err = run(
-    "predict", "--workdir", workdir, "--config", recipe, folder
-  )
-  assert code == 2
-  assert "--config is that of --weights" in err
+  assert out == call("predict", folder / "0", "--workdir", workdir)[1]
 
 
 def test_a_closed_pipe_is_no_error(workdir, folder):
-  command = [sys.executable, "-m", "flax_resnet", "predict", "--workdir"]
+  arguments = ["predict", "--workdir", workdir, folder, "--batch-size", "4"]
   process = subprocess.Popen(
-    [*command, str(workdir), str(folder), "--batch-size", "1"],
+    [sys.executable, "-m", "flax_resnet", *map(str, arguments)],
     cwd=recipes.ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -204,51 +190,43 @@ def test_a_closed_pipe_is_no_error(workdir, folder):
   )
   process.stdout.close()
   assert process.stderr.read() == ""
+  process.stderr.close()
   assert process.wait() == 141
 
 
-def test_the_network_sees_what_torchvision_would_show_it(weights, tmp_path):
-  """A photograph's short side to 256, then the central 224."""
-  rng = np.random.default_rng(2)
-  picture = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
-  picture.save(tmp_path / "photo.png")
-  resized = picture.resize((341, 256), Image.Resampling.BILINEAR)
-  wanted = np.asarray(resized.crop((58, 16, 58 + 224, 16 + 224)), np.int32)
-  predictor = Predictor.of(load_pretrained(weights, "resnet18"))
-  found = predictor.read(tmp_path / "photo.png").astype(np.int32)
-  assert found.shape == (224, 224, 3)
-  assert np.abs(found - wanted).max() <= 1
-
-
-def test_wrong_inputs_of_predict(run, workdir, weights, folder, tmp_path):
-  image = folder / "0/0.png"
-  broken = tmp_path / "broken.png"
-  broken.write_bytes(b"\x89PNG and no more")
-  empty = tmp_path / "empty"
-  empty.mkdir()
-  of_run = ("--workdir", workdir)
-  for arguments, message in (
-    ((*of_run, tmp_path / "none.png"), "there is no image"),
-    ((*of_run, empty), f"there is no image in {empty}: looked for .png"),
-    ((*of_run, broken), f"{broken}: 16 bytes that start with"),
-    ((*of_run, image, "--top", 0), "--top is 0: use 1 or more"),
-    ((*of_run, image, "--batch-size", 0), "--batch-size is 0"),
-    ((*of_run, image, "--model", "resnet18"), "a run says its own"),
-    ((image,), "give either --workdir or --weights"),
-    (("--workdir", empty, image), f"{empty} is not a workdir"),
-    (("--weights", weights, image), "give --model NAME"),
+@pytest.mark.parametrize(
+  ("attempt", "expected"),
+  [
     (
-      ("--weights", tmp_path / "no.safetensors", image, "--model", "resnet18"),
-      "there is no weight file",
+      lambda path: find_images([f"{path}/none.png"]),
+      "there is no image {path}",
     ),
     (
-      ("--weights", weights, image, "--model", "resnet34"),
-      "missing: layer1.2.bn1",
+      lambda path: find_images([f"{path}/empty"]),
+      "there is no image in {path}/empty: looked for .png, .jpg",
     ),
-  ):
-    code, _, err = run("predict", *arguments)
-    assert (code, err.count("\n")) == (2, 1), err
-    assert message in err
+    (
+      lambda path: find_images([f"{path}/**/*.gif"]),
+      "there is no image in {path}/**/*.gif: looked for .png, .jpg",
+    ),
+    (
+      lambda path: predictor_of().read(path / "broken.png"),
+      "{path}/broken.png: 16 bytes that start with",
+    ),
+    (lambda _: predictor_of(num_classes=0), "the network has no head"),
+    (
+      lambda _: predictor_of(channels=1),
+      "the weights want images of 1 channels, and their preprocessing gives 3",
+    ),
+  ],
+)
+def test_wrong_inputs(attempt, expected, tmp_path):
+  (tmp_path / "broken.png").write_bytes(b"\x89PNG and no more")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError) as caught:
+    attempt(tmp_path)
+  assert expected.format(path=tmp_path) in str(caught.value)
+  assert "\n" not in str(caught.value)
 
 
 # What `pip install jax flatbuffers` installs.
@@ -256,81 +234,75 @@ JAX_ALONE = (
   *("jax", "jaxlib", "flatbuffers"),
   *("ml_dtypes", "numpy", "opt_einsum", "scipy"),
 )
-TEN_LINES = """
+USE = """
 import sys
 import numpy
+import jax
 from jax import export
-file, images, logits = sys.argv[1:]
+file, images, *outputs = sys.argv[1:]
 network = export.deserialize(bytearray(open(file, "rb").read()))
-numpy.save(logits, network.call(numpy.load(images)))
+images = numpy.load(images)
+numpy.save(outputs[0], network.call(images))
+numpy.save(outputs[1], network.call(images[:1]))
 """
 
 
 @pytest.fixture(scope="module")
 def jax_alone(tmp_path_factory):
   """A folder of packages that has what JAX needs, and nothing else."""
-  place = tmp_path_factory.mktemp("packages")
+  folder = tmp_path_factory.mktemp("packages")
   for name in JAX_ALONE:
     for top in {file.parts[0] for file in metadata.files(name)} - {".."}:
-      (place / top).symlink_to(metadata.distribution(name).locate_file(top))
-  return place
-
-
-@pytest.mark.parametrize("flags", [(), ("--pixels",), ("--pixels", "--fold")])
-def test_an_exported_network_runs_where_jax_is_alone(
-  run, workdir, test_split, tmp_path, jax_alone, flags
-):
-  _, pixels, scaled, logits = test_split
-  out = tmp_path / "network.stablehlo"
-  code, said, err = run("export", "--workdir", workdir, out, *flags)
-  assert (code, err) == (0, "")
-  kind = "uint8" if flags else "float32"
-  assert f"takes {kind} [b, 8, 8, 1], gives logits float32 [b, 10]" in said
-  images = pixels if flags else scaled
-  start = f"import sys; sys.path.append({str(jax_alone)!r})\n"
-  for count in (1, 9):  # The batch size is open.
-    np.save(tmp_path / "images.npy", images[:count])
-    files = out, tmp_path / "images.npy", tmp_path / "logits.npy"
-    subprocess.run(
-      # Without the packages of this environment.
-      [sys.executable, "-I", "-S", "-c", start + TEN_LINES, *map(str, files)],
-      cwd=tmp_path,
-      check=True,
-    )
-    np.testing.assert_allclose(
-      np.load(tmp_path / "logits.npy"), logits[:count], atol=1e-5
-    )
-
-
-def test_nothing_else_is_where_jax_is_alone(jax_alone):
-  names = {path.name.split("-")[0] for path in jax_alone.iterdir()}
+      (folder / top).symlink_to(metadata.distribution(name).locate_file(top))
+  names = {path.name.split("-")[0] for path in folder.iterdir()}
   assert {"jax", "flatbuffers"} <= names
   assert not names & {"flax", "flax_resnet", "optax", "orbax", "etils"}
-
-
-def test_an_exported_network_is_for_every_platform(workdir):
-  from jax import export
-
-  from flax_resnet.export import to_stablehlo
-
-  predictor = Predictor.of(load_pretrained(workdir))
-  data = to_stablehlo(predictor, pixels=True)
-  exported = export.deserialize(bytearray(data))
-  assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+  return folder
 
 
 @pytest.mark.parametrize("flags", [(), ("--pixels", "--fold")])
+def test_an_exported_network_runs_where_jax_is_alone(
+  call, workdir, evaluated, tmp_path, jax_alone, flags
+):
+  pixels, scaled, logits = evaluated
+  network = tmp_path / "network.stablehlo"
+  code, out, err = call("export", "--workdir", workdir, network, *flags)
+  assert (code, err) == (0, "")
+  kind = "uint8" if flags else "float32"
+  assert f"takes {kind} [b, 8, 8, 1], gives logits float32 [b, 10]" in out
+  np.save(tmp_path / "images.npy", pixels if flags else scaled)
+  names = ("images.npy", "all.npy", "first.npy")
+  start = f"import sys; sys.path.append({str(jax_alone)!r})\n"
+  subprocess.run(
+    # Without the packages of this environment.
+    [sys.executable, "-I", "-S", "-c", start + USE, str(network), *names],
+    cwd=tmp_path,
+    check=True,
+  )
+  for name, expected in (("all", logits), ("first", logits[:1])):
+    np.testing.assert_allclose(
+      np.load(tmp_path / f"{name}.npy"), expected, atol=1e-5
+    )
+
+
+def test_an_exported_network_is_for_every_platform(predictor):
+  exported = export.deserialize(bytearray(to_stablehlo(predictor, pixels=True)))
+  assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("flags", [(), ("--pixels", "--fold")])
 def test_an_onnx_model_gives_the_same_logits(
-  run, workdir, test_split, tmp_path, flags
+  call, workdir, evaluated, tmp_path, flags
 ):
   pytest.importorskip("jax2onnx")
   runtime = pytest.importorskip("onnxruntime")
-  _, pixels, scaled, logits = test_split
-  out = tmp_path / "network.onnx"
-  code, said, err = run("export", "--workdir", workdir, out, *flags)
+  pixels, scaled, logits = evaluated
+  network = tmp_path / "network.onnx"
+  code, out, err = call("export", "--workdir", workdir, network, *flags)
   assert (code, err) == (0, "")
-  assert said.count("\n") == 1  # And none of the converter's chatter.
-  session = runtime.InferenceSession(out)
+  assert out.count("\n") == 1  # And none of the converter's chatter.
+  session = runtime.InferenceSession(network)
   images = pixels if flags else scaled
   for count in (1, 9):
     (found,) = session.run(["logits"], {"images": images[:count]})
@@ -338,23 +310,9 @@ def test_an_onnx_model_gives_the_same_logits(
 
 
 def test_without_its_converter_onnx_is_not_written(
-  run, workdir, tmp_path, monkeypatch
+  call, workdir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  code, _, err = run("export", "--workdir", workdir, tmp_path / "net.onnx")
+  code, _, err = call("export", "--workdir", workdir, tmp_path / "net.onnx")
   assert (code, err.count("\n")) == (2, 1)
   assert "pip install 'flax_resnet[onnx]'" in err
-
-
-def test_what_export_refuses(run, workdir, tmp_path):
-  there = tmp_path / "there"
-  there.touch()
-  for arguments, message in (
-    (("--workdir", workdir, there), "is there already"),
-    (("--workdir", workdir, tmp_path / "a" / "b"), "is not a folder"),
-    ((tmp_path / "out",), "give either --workdir or --weights"),
-  ):
-    code, _, err = run("export", *arguments)
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err
-  assert not there.read_bytes()

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -6,17 +7,23 @@ from flax_resnet import sharding
 
 
 def test_a_batch_is_split_in_order_over_the_devices():
-  mesh = sharding.make_mesh()
   batch = {"image": np.arange(32, dtype=np.uint8).reshape(16, 2)}
-  image = sharding.shard_batch(batch, mesh)["image"]
-  np.testing.assert_array_equal(image, batch["image"])
-  assert [s.data.shape for s in image.addressable_shards] == [(2, 2)] * 8
+  image = sharding.shard_batch(batch, sharding.make_mesh())["image"]
+  assert len(image.addressable_shards) == 8
   for i, shard in enumerate(image.addressable_shards):
     np.testing.assert_array_equal(shard.data, batch["image"][2 * i : 2 * i + 2])
 
 
-@pytest.mark.parametrize("batch_size", [0, -8, 7, 12])
-def test_a_batch_that_cannot_be_split_is_told(batch_size):
+def test_a_tree_is_whole_on_every_device():
+  tree = {"a": np.arange(3), "b": [jnp.ones((2, 2)), 4.0]}
+  whole = sharding.replicate(tree, sharding.make_mesh())
+  jax.tree.map(np.testing.assert_array_equal, whole, tree)
+  for leaf in jax.tree.leaves(whole):
+    assert [s.data.shape for s in leaf.addressable_shards] == [leaf.shape] * 8
+
+
+@pytest.mark.parametrize("batch_size", [7, 12])
+def test_a_batch_that_cannot_be_split_is_refused(batch_size):
   with pytest.raises(ValueError, match=f"batch_size is {batch_size}.*of 8"):
     sharding.check_batch_size(batch_size, sharding.make_mesh())
 

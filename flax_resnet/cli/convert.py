@@ -10,7 +10,6 @@ import pathlib
 
 from etils import epy
 
-from flax_resnet import storage
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -44,9 +43,8 @@ def run(args: argparse.Namespace) -> None:
     loaded = pretrained.load_pretrained(args.source, args.model)
     if args.target.suffix in (".safetensors", *files.PYTORCH):
       tensors = state_dict.to_torch(loaded.variables, loaded.model, args.names)
-      with storage.replacing(args.target) as partial:
-        files.write(partial, tensors)
-    else:  # A folder, which Orbax renames once it is complete.
+      files.write(args.target, tensors)
+    else:
       files.write_checkpoint(args.target, loaded.variables)
   count = model_variables.count_parameters(loaded.variables["params"])
   print(

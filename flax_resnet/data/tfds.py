@@ -63,8 +63,8 @@ class TFDSSource:
       and isinstance(features["label"], tfds.features.ClassLabel)
     ):
       raise ValueError(
-        f"data set {name!r} has the features {', '.join(features)}: use an "
-        "image-classification set, with an 'image' and a class as 'label'"
+        f"data set {name!r} has the features {', '.join(sorted(features))}: use "
+        "an image-classification set, with an 'image' and a class as 'label'"
       )
     try:
       self._records = builder.as_data_source(

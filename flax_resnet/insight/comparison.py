@@ -64,12 +64,12 @@ def compare_runs(
   """
   named = _by_name(workdirs)
   metrics = {name: _read_metrics(workdir) for name, workdir in named.items()}
+  out.mkdir(parents=True, exist_ok=True)  # Before the work, if it cannot be.
   rows, before, after = {}, {}, {}
   for name, workdir in named.items():
     trained = TrainedRun.load(workdir)
     rows[name] = _row(trained, metrics[name])
     before[name], after[name] = trained.probes(num_images)
-  out.mkdir(parents=True, exist_ok=True)
   files = _draw(metrics, before, after, _subtitle(rows.values()), out)
   report = {
     name: {

@@ -271,6 +271,7 @@ def study_untrained(
         f"{name} has no skips: name the residual network, whose plain twin is "
         "drawn beside it"
       )
+  out.mkdir(parents=True, exist_ok=True)  # Before the work, if it cannot be.
   panels, nets = {}, {}
   for name in names:
     probes = {
@@ -286,7 +287,6 @@ def study_untrained(
     }
     panels[name] = {label: each.gradients() for label, each in probes.items()}
     nets[name] = {k: dataclasses.asdict(each) for k, each in probes.items()}
-  out.mkdir(parents=True, exist_ok=True)
   files = plots.gradient_norms(
     panels,
     {

@@ -53,7 +53,9 @@ def start_from_weights(
   state = drawn.with_variables(variables).replace(
     opt_state=run.optimizer.init(trained)
   )
-  head = "their head" if same_classes else f"a new head: {_classes(run, loaded)}"
+  head = (
+    "their head" if same_classes else f"a new head: {_classes(run, loaded)}"
+  )
   return state, [
     f"starts from the weights of {weights}, with {head}",
     *_other_normalization(run, loaded),

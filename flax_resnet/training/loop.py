@@ -152,7 +152,11 @@ def _is_logged(run: Run, log: Log, step: int) -> bool:
 
 
 def _evaluate_and_log(
-  run: Run, state: TrainState, timer: "StepTimer", log: Log, signals: StopSignals
+  run: Run,
+  state: TrainState,
+  timer: "StepTimer",
+  log: Log,
+  signals: StopSignals,
 ) -> tuple[TrainState, Row]:
   """Evaluates and logs what is due; returns the row.
 

@@ -47,7 +47,7 @@ def _rank(
   """Returns how many classes come before the true one, in argmax's order."""
   # Of equals the first comes first; NaN comes before all.
   true = jnp.take_along_axis(logits, label, axis=-1)
-  classes = jnp.arange(logits.shape[-1])
+  classes = jnp.arange(logits.shape[-1])[None]
   before = jnp.where(classes < label, ~(logits < true), ~(logits <= true))
   return (before & (classes != label)).sum(-1)
 

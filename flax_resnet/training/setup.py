@@ -231,7 +231,7 @@ class Run:
       yield (
         {
           "records": records,
-          "count": np.int32(count),
+          "count": sharding.replicate(np.int32(count), self.mesh),
           **sharding.shard_batch(indices, self.mesh),
         },
         count,

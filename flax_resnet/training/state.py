@@ -1,7 +1,7 @@
 """The state that a training run carries from one step to the next."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from flax import struct
 import jax
@@ -15,6 +15,9 @@ from flax_resnet.models.layers import at_least_float32
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import metrics
 
+# A jax.Array; where JAX rebuilds a tree, its description, or anything else.
+Leaf = Any
+
 
 class NonFinite(struct.PyTreeNode):
   """The steps of a run whose loss, gradient or statistics were not finite.
@@ -26,13 +29,13 @@ class NonFinite(struct.PyTreeNode):
     norm: norm of its gradient over all parameters, float32 [].
   """
 
-  count: jax.Array
-  step: jax.Array
-  loss: jax.Array
-  norm: jax.Array
+  count: Leaf
+  step: Leaf
+  loss: Leaf
+  norm: Leaf
 
   @classmethod
-  def none(cls) -> Self:
+  def none(cls) -> "NonFinite":
     """Returns the record of a run that has had none."""
     dtypes = (np.int32, np.int32, np.float32, np.float32)
     return cls(*(jnp.zeros((), dtype) for dtype in dtypes))
@@ -55,13 +58,13 @@ class TrainState(struct.PyTreeNode):
     nonfinite: record of the steps that were not finite.
   """
 
-  step: jax.Array
+  step: Leaf
   params: Any
   batch_stats: Any
-  opt_state: optax.OptState
+  opt_state: Any
   average: Any
-  sums: metrics.Sums
-  nonfinite: NonFinite
+  sums: Any
+  nonfinite: Any
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -73,7 +76,7 @@ class TrainState(struct.PyTreeNode):
     """The variables that are evaluated: the average, if there is one."""
     return self.average or self.variables
 
-  def with_variables(self, variables: Mapping[str, Any]) -> Self:
+  def with_variables(self, variables: Mapping[str, Any]) -> "TrainState":
     """Returns the state with other variables; an average starts from them."""
     average = start_average(variables) if self.average else {}
     return self.replace(**variables, average=average)

@@ -177,7 +177,10 @@ class CompiledByShape:
       with self._paused(state):
         self._compiled = self._jitted.lower(state, batch).compile()
       self._shapes = shapes
-    return self._compiled(state, batch)
+    # A step that waited for the host, or sent it anything, would be slow
+    # without a word.
+    with jax.transfer_guard("disallow"):
+      return self._compiled(state, batch)
 
 
 def platform(mesh: Mesh) -> str:

@@ -58,7 +58,9 @@ def fetch(name: str) -> Source:
       "if so wanted"
     )
   config = _read_json(repository, revision, "config.json")
-  processor = _read_json(repository, revision, "preprocessor_config.json")
+  processor = {}
+  if "pretrained_cfg" not in config:  # timm's has no other file: do not ask.
+    processor = _read_json(repository, revision, "preprocessor_config.json")
   paths = (_download(repository, revision, file) for file in _FILES)
   if (path := next(filter(None, paths), None)) is None:
     raise WeightsError(f"{name} has no {' and no '.join(_FILES)}")

@@ -19,6 +19,6 @@ def picture(channels: int) -> Image.Image:
   return Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
 
 
-def pixels(of: Image.Image) -> np.ndarray:
+def pixels(image: Image.Image) -> np.ndarray:
   """Returns uint8 [h, w, c]."""
-  return np.asarray(of).reshape(of.height, of.width, -1)
+  return np.asarray(image).reshape(image.height, image.width, -1)

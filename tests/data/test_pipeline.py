@@ -11,7 +11,40 @@ import pytest
 from flax_resnet.data import pipeline
 from flax_resnet.data.order import generator, HostShard, Order
 from flax_resnet.data.pipeline import ReadOptions, RecordReader
-from tests.data.records import jitter, jittered, Numbers, numbers
+
+
+class Numbers:
+  """Records whose image and label are their index."""
+
+  channels = 1
+  class_names = ("none",)
+
+  def __init__(self, size):
+    self.size = size
+
+  def __len__(self):
+    return self.size
+
+  def __getitem__(self, index):
+    return {"image": np.full((1, 1, 1), index % 256, np.uint8), "label": index}
+
+  def name(self, index):
+    return f"number {index}"
+
+
+def jitter(image, rng):
+  """A transform whose random part can be read off the result."""
+  return np.concatenate([image.ravel(), rng.integers(0, 256, 4)])
+
+
+def numbers(size):
+  """Returns a reader of `Numbers` as they are."""
+  return RecordReader(Numbers(size), lambda image, rng: image, (1, 1, 1))
+
+
+def jittered(size):
+  """Returns a reader of `Numbers` with `jitter`."""
+  return RecordReader(Numbers(size), jitter, (5,))
 
 
 def stream(shard, count, size=20, seed=3, repeats=1, threads=0):
@@ -85,10 +118,9 @@ def test_hosts_threads_and_restarts_change_nothing(
   np.testing.assert_array_equal(np.concatenate([before, after]), whole)
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_the_indices_of_a_host_are_those_of_its_records(hosts):
-  for host in range(hosts):
-    shard = HostShard(8, 2, host, hosts)
+def test_the_indices_of_a_host_are_those_of_its_records():
+  for host in range(2):
+    shard = HostShard(8, 2, host, 2)
     indices = pipeline.train_indices(20, shard, seed=3, repeats=2)
     for images in stream(shard, 6, repeats=2):
       np.testing.assert_array_equal(next(indices), images[:, 0])

@@ -1,7 +1,5 @@
 """Arrays and made-up images as sources, and parts of a set."""
 
-import collections
-
 import numpy as np
 import pytest
 
@@ -82,14 +80,3 @@ def test_parts_are_those_of_tfds(split, expected):
 def test_there_is_no_such_part(split):
   with pytest.raises(ValueError, match="no split"):
     parse_split(split, {"train": 10, "val": 5})
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_every_stretch_of_an_order_has_all_classes_alike(seed):
-  labels = [0] * 10 + [1] * 15 + [2] * 5
-  order = sources.stratified_order(labels, seed)
-  assert sorted(order) == list(range(30))
-  for start in range(0, 30, 6):
-    counts = collections.Counter(labels[i] for i in order[start : start + 6])
-    for label, expected in enumerate((2, 3, 1)):
-      assert abs(counts[label] - expected) <= 1

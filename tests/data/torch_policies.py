@@ -34,43 +34,45 @@ def torchvision_choices(name: str, size: tuple[int, int]) -> dict:
 
 
 def torchvision_result(
-  of: Image.Image, operation: str, amount: float, fill=None
+  image: Image.Image, operation: str, amount: float, fill=None
 ) -> np.ndarray:
   """Returns what torchvision makes of a picture."""
   from torchvision.transforms import autoaugment, InterpolationMode
 
   return pixels(
     autoaugment._apply_op(
-      of, operation, amount, InterpolationMode.BILINEAR, fill
+      image, operation, amount, InterpolationMode.BILINEAR, fill
     )
   )
 
 
-def timm_results(of: Image.Image, level: float) -> list[tuple[np.ndarray, ...]]:
+def timm_results(
+  image: Image.Image, level: float
+) -> list[tuple[np.ndarray, ...]]:
   """Returns what timm makes of a picture, by operation: in both directions."""
   torch_models.load_torchvision()
   from timm.data import auto_augment
 
-  grey = 128 if of.mode == "L" else (128,) * 3
-  given = {"interpolation": METHOD, "img_mean": grey}
+  gray = 128 if image.mode == "L" else (128,) * 3
+  given = {"interpolation": METHOD, "img_mean": gray}
   found = []
   for name in auto_augment.rand_augment_choices("", increasing=True):
     each = auto_augment.AugmentOp(name, 1.0, level, given)
     both = []
     for drawn in (0.0, 1.0):
       with mock.patch.object(auto_augment.random, "random", lambda x=drawn: x):
-        both.append(pixels(each(of)))
+        both.append(pixels(each(image)))
     found.append(tuple(both))
   return found
 
 
 def torchvision_results(name: str, channels: int) -> np.ndarray:
   """Returns what a policy of torchvision can do, [operation * bin, h, w, c]."""
-  of = picture(channels)
+  image = picture(channels)
   return np.stack(
     [
-      torchvision_result(of, key, amounts[k if len(amounts) > 1 else 0])
-      for key, (amounts, _) in torchvision_choices(name, of.size).items()
+      torchvision_result(image, key, amounts[k if len(amounts) > 1 else 0])
+      for key, (amounts, _) in torchvision_choices(name, image.size).items()
       for k in BINS
     ]
   )

@@ -1,15 +1,15 @@
 """Mistakes are counted, the surest are kept, each with its record."""
 
-import json
-
 import numpy as np
 from PIL import Image
 import pytest
 
 from flax_resnet.insight.mistakes import find_mistakes
+from flax_resnet.insight.study import TrainedRun
 from flax_resnet.predictor import Predictor
-from flax_resnet.training import load_recipe, train
-from flax_resnet.weights import load_pretrained
+from flax_resnet.training import load_recipe
+from flax_resnet.training.setup import set_up
+from flax_resnet.weights.preprocessing import Preprocessing
 from tests.recipes import ROOT
 
 
@@ -55,53 +55,49 @@ def test_mistakes_are_counted_and_the_surest_kept():
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
-def test_a_skipped_image_does_not_shift_the_records_after_it(
-  inspect, mesh, tmp_path
-):
+def test_a_skipped_image_does_not_shift_the_records_after_it(mesh, tmp_path):
   """A broken image leaves a hole in the middle of the evaluation split."""
   rng = np.random.default_rng(0)
-  files = []
-  for split in ("train", "val"):
-    for label in ("a", "b"):
-      folder = tmp_path / "photos" / split / label
-      folder.mkdir(parents=True)
-      for number in range(7):
-        file = folder / f"{number}.png"
-        pixels = rng.integers(0, 255, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(file)
-        files += [file] if split == "val" else []
-  files[2].write_bytes(b"no image")
+  files = [
+    tmp_path / split / label / f"{number}.png"
+    for split in ("train", "val")
+    for label in ("a", "b")
+    for number in range(7)
+  ]
+  for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(file)
+  records = files[14:]
+  records[2].write_bytes(b"no image")
   values = {
-    "data.root": str(tmp_path / "photos"),
+    "data.root": str(tmp_path),
     "data.train_split": "train",
     "data.eval_split": "val",
     "data.on_error": "skip",
     "data.image_size": 8,
-    "data.num_workers": 0,
     "model.name": "cifar_resnet8",
     "model.num_classes": 2,
     "model.stage_features": (4, 4, 4),
     "batch_size": 4,
     "eval_batch_size": 4,
-    "num_steps": 1,
   }
-  config = load_recipe(
-    ROOT / "configs" / "folder.py", [f"{k}={v}" for k, v in values.items()]
-  )
-  train(config, tmp_path / "run", mesh)
-  assert inspect("--workdir", tmp_path / "run", "--images", 4)[0] == 0
+  overrides = [f"{key}={value}" for key, value in values.items()]
+  config = load_recipe(ROOT / "configs" / "folder.py", overrides).to_dict()
+  run = set_up(config, mesh)
+  variables = run.drawn_state().variables
+  found = TrainedRun(run, 0, before=variables, after=variables).mistakes()
 
-  predictor = Predictor.of(load_pretrained(tmp_path / "run"))
-  wrong = {}
-  for index, file in enumerate(files):
-    if index != 2:
-      (probabilities,) = predictor.predict([file])
-      predicted = predictor.class_names[probabilities.argmax()]
-      if predicted != file.parent.name:
-        wrong[index] = predicted
-  report = json.loads((tmp_path / "run" / "inspect.json").read_text())
-  assert max(wrong) > 3  # Not in the batch with the hole.
-  assert wrong == {
-    mistake["index"]: mistake["predicted"]
-    for mistake in report["mistakes"]["most_confident"]
+  # Image by image, without batches.
+  sound = [index for index in range(14) if index != 2]
+  predictor = Predictor(
+    run.model, variables, Preprocessing.of_run(config), ("a", "b")
+  )
+  probabilities = predictor.predict([records[index] for index in sound])
+  wrong = {
+    index: each.argmax()
+    for index, each in zip(sound, probabilities, strict=True)
+    if records[index].parent.name != "ab"[each.argmax()]
   }
+  assert max(wrong) > 3  # Not in the batch with the hole.
+  assert wrong == {m.index: m.predicted for m in found.most_confident}
+  assert found.confusion.sum() == 13

@@ -1,120 +1,28 @@
 """inspect: the numbers and the pictures of runs and of untrained networks."""
 
+import dataclasses
 import functools
 import json
+import re
+import shutil
 
+import jax
 from PIL import Image
 import pytest
 
-from flax_resnet import __main__ as verbs
-from flax_resnet.training import steps
+import flax_resnet as fr
+from flax_resnet import data
+from flax_resnet.errors import InputError
+from flax_resnet.insight import study
+from flax_resnet.insight.probe import Probe
+from flax_resnet.models.variables import count_parameters
 from flax_resnet.training import train
-from flax_resnet.training.setup import prepare
-from flax_resnet.training.state import count_parameters
+from flax_resnet.weights import load_pretrained
+from tests.runs import assert_same_bits
+from tests.svg import texts
 
 
-@pytest.fixture
-def run(call_main):
-  return functools.partial(call_main, verbs.main)
-
-
-def is_picture(path):
-  with Image.open(path) as picture:
-    colours = picture.convert("RGB").getcolors(1 << 24)
-  assert len(colours) > 20
-  assert path.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
-
-
-def test_a_run_is_inspected(run, config, tmp_path, mesh):
-  config.update(num_steps=20, log_every=20, eval_every=20, checkpoint_every=20)
-  workdir = tmp_path / "run"
-  summary = train(config, workdir, mesh)
-  code, out, err = run("inspect", "--workdir", workdir, "--images", 32)
-  assert (code, err) == (0, "")
-  report = json.loads((workdir / "inspect.json").read_text())
-  assert report["step"] == 20
-  assert report["images"] == 32
-  blocks = [block["name"] for block in report["after"]["blocks"]]
-  assert blocks == [f"stage{n}_block1" for n in (1, 2, 3)]
-  assert report["after"]["blocks"] != report["before"]["blocks"]
-  confusion = report["mistakes"]["confusion"]
-  assert sum(map(sum, confusion)) == 360
-  right = sum(confusion[n][n] for n in range(10))
-  assert right / 360 == pytest.approx(summary["val/top1"])
-  pictures = ("confusion", "gradients", "mistakes", "residuals", "responses")
-  for name in pictures:
-    assert f"inspect_{name}.png" in out
-    is_picture(workdir / f"inspect_{name}.png")
-  assert not list(workdir.glob("*partial*"))
-
-
-def test_a_plain_run_has_no_picture_of_residuals(run, config, tmp_path, mesh):
-  config.model.shortcut = "none"
-  train(config, tmp_path / "run", mesh)
-  code, out, err = run("inspect", "--workdir", tmp_path / "run")
-  assert (code, err) == (0, "")
-  assert "inspect_gradients.png" in out
-  assert "residuals" not in out
-
-
-def test_untrained_networks_are_inspected(run, tmp_path):
-  code, _, err = run(
-    *("inspect", "--model", "cifar_resnet8", "cifar_resnet20", "--init"),
-    *("--out", tmp_path, "--images", 4),
-  )
-  assert (code, err) == (0, "")
-  report = json.loads((tmp_path / "inspect.json").read_text())
-  assert set(report["nets"]) == {"cifar_resnet8", "cifar_resnet20"}
-  nets = report["nets"]["cifar_resnet20"]
-  assert set(nets) == {
-    f"{kind}, {norm}"
-    for kind in ("residual", "plain")
-    for norm in ("BatchNorm", "no BatchNorm")
-  }
-  assert all(len(net["blocks"]) == 9 for net in nets.values())
-  is_picture(tmp_path / "inspect_gradients.png")
-
-
-def test_runs_are_compared(run, config, tmp_path, mesh):
-  top1, sizes = {}, {}
-  for shortcut in ("none", "projection"):
-    config.model.shortcut = shortcut
-    top1[shortcut] = train(config, tmp_path / shortcut, mesh)["val/top1"]
-    state = prepare(config.to_dict(), mesh).initial_state()
-    sizes[shortcut] = count_parameters(state)
-  code, out, err = run(
-    *("inspect", "--workdir", tmp_path / "none", tmp_path / "projection"),
-    *("--out", tmp_path / "out", "--images", 32),
-  )
-  assert (code, err) == (0, "")
-  runs = json.loads((tmp_path / "out" / "inspect.json").read_text())["runs"]
-  for shortcut in top1:
-    row = runs[shortcut]
-    assert row["shortcut"] == shortcut
-    assert row["val_error"] == 1 - top1[shortcut]
-    assert row["parameters"] == sizes[shortcut]
-    printed = next(x for x in out.splitlines() if x.startswith(shortcut))
-    assert printed.split()[1:5] == [
-      *("cifar_resnet8", shortcut, f"{sizes[shortcut]:,}", "4")
-    ]
-    assert printed.endswith(f"{1 - top1[shortcut]:.2%}")
-    # As inspecting that run alone finds it.
-    run("inspect", "--workdir", tmp_path / shortcut, "--images", 32)
-    alone = json.loads((tmp_path / shortcut / "inspect.json").read_text())
-    for moment in ("before", "after"):
-      assert row[moment]["images"] == 32
-      assert row[moment]["blocks"] == alone[moment]["blocks"]
-  more = sizes["projection"] - sizes["none"]
-  # 1x1 convolutions and BatchNorm, from 4 to 8 channels and from 8 to 8.
-  assert more == 4 * 8 + 2 * 8 + 8 * 8 + 2 * 8
-  for name in ("curves", "gradients", "residuals", "responses"):
-    assert f"inspect_{name}.svg" in out
-    picture = (tmp_path / "out" / f"inspect_{name}.svg").read_text()
-    assert "cifar_resnet8 on digits, step 4" in picture  # Of its title.
-    is_picture(tmp_path / "out" / f"inspect_{name}.png")
-
-
-def strict_json(path):
+def read_strictly(path):
   """Returns what a reader finds who takes JSON by its letter."""
 
   def refuse(token):
@@ -123,96 +31,175 @@ def strict_json(path):
   return json.loads(path.read_text(), parse_constant=refuse)
 
 
+def assert_is_picture(folder, name):
+  with Image.open(folder / f"inspect_{name}.png") as picture:
+    colors = picture.convert("RGB").getcolors(1 << 24)
+  assert len(colors) > 20
+  assert texts(folder / f"inspect_{name}.svg")
+
+
 @pytest.fixture
-def diverged(config, tmp_path, mesh, monkeypatch):
-  """A run at a rate at which its parameters end as NaN, and nobody looks."""
-  monkeypatch.setattr(faults, "settle", lambda before, after, *_: after)
-  config.model.norm = "none"
-  config.optim.learning_rate = 1e10
-  train(config, tmp_path / "diverged", mesh)
-  return tmp_path / "diverged"
+def run(runs, tmp_path):
+  """A copy of the run with skips."""
+  return shutil.copytree(runs / "projection", tmp_path / "run")
 
 
-def test_what_is_not_finite_is_null_and_said_in_the_pictures(
-  run, config, diverged, tmp_path, mesh
-):
-  config.optim.learning_rate = 1e-3
-  train(config, tmp_path / "sound", mesh)
-  code, _, err = run(
-    *("inspect", "--workdir", tmp_path / "sound", diverged),
-    *("--out", tmp_path / "out", "--images", 32),
+@pytest.fixture(scope="module")
+def inspected(runs, tmp_path_factory):
+  """Copies of both runs, each inspected alone."""
+  folder = tmp_path_factory.mktemp("inspected")
+  for name in ("projection", "none"):
+    study.study_run(shutil.copytree(runs / name, folder / name), 32)
+  return folder
+
+
+def test_a_run_is_inspected(inspected):
+  run = inspected / "projection"
+  report = read_strictly(run / "inspect.json")
+  assert (report["step"], report["images"]) == (4, 32)
+  blocks = [block["name"] for block in report["after"]["blocks"]]
+  assert blocks == [f"stage{n}_block1" for n in (1, 2, 3)]
+  assert report["after"]["blocks"] != report["before"]["blocks"]
+  confusion = report["mistakes"]["confusion"]
+  assert sum(map(sum, confusion)) == 360
+  right = sum(confusion[n][n] for n in range(10))
+  summary = json.loads((run / "summary.json").read_text())
+  assert right / 360 == pytest.approx(summary["val/top1"])
+  config = json.loads((run / "config.json").read_text())
+  records = data.load(config["data"], num_classes=10).eval.source
+  for mistake in report["mistakes"]["most_confident"]:
+    assert mistake["class"] == str(records[mistake["index"]]["label"])
+  for name in ("confusion", "gradients", "mistakes", "residuals", "responses"):
+    assert_is_picture(run, name)
+  assert not list(run.glob("*partial*"))
+
+
+def test_a_plain_run_has_no_picture_of_residuals(inspected):
+  pictures = {path.stem for path in (inspected / "none").glob("*.png")}
+  assert "inspect_gradients" in pictures
+  assert "inspect_residuals" not in pictures
+
+
+def test_untrained_networks_are_inspected(inspect, monkeypatch, tmp_path):
+  thin = functools.partial(fr.create_model, stage_features=(4, 4, 8))
+  monkeypatch.setattr(study, "create_model", thin)
+  code, _, err = inspect(
+    *("--model", "cifar_resnet8", "--init", "--images", 4, "--out", tmp_path)
   )
   assert (code, err) == (0, "")
-  runs = strict_json(tmp_path / "out" / "inspect.json")["runs"]
-  assert runs["diverged"]["after"]["blocks"][0]["gradient"] is None
-  assert runs["sound"]["after"]["blocks"][0]["gradient"] > 0
-  for name in ("gradients", "residuals", "responses"):
-    text = (tmp_path / "out" / f"inspect_{name}.svg").read_text()
-    assert "<!-- diverged (not finite) -->" in text, name
-    assert "sound (" not in text, name
+  nets = read_strictly(tmp_path / "inspect.json")["nets"]["cifar_resnet8"]
+  assert set(nets) == {
+    f"{kind}, {norm}"
+    for kind in ("residual", "plain")
+    for norm in ("BatchNorm", "no BatchNorm")
+  }
+  assert all(len(net["blocks"]) == 3 for net in nets.values())
+  assert_is_picture(tmp_path, "gradients")
+  assert set(nets) < set(texts(tmp_path / "inspect_gradients.svg"))
 
 
-def test_a_diverged_run_is_inspected(run, diverged):
-  code, _, err = run("inspect", "--workdir", diverged, "--images", 32)
+def test_runs_are_compared(inspect, runs, inspected, tmp_path):
+  code, out, err = inspect(
+    *("--workdir", runs / "none", runs / "projection"),
+    *("--out", tmp_path, "--images", 32),
+  )
   assert (code, err) == (0, "")
-  report = strict_json(diverged / "inspect.json")
+  rows = read_strictly(tmp_path / "inspect.json")["runs"]
+  sizes = {}
+  for shortcut, row in rows.items():
+    summary = json.loads((runs / shortcut / "summary.json").read_text())
+    params = load_pretrained(runs / shortcut).variables["params"]
+    size = sizes[shortcut] = count_parameters(params)
+    assert row["shortcut"] == shortcut
+    assert row["val_error"] == 1 - summary["val/top1"]
+    assert row["parameters"] == size
+    printed = next(x for x in out.splitlines() if x.startswith(shortcut))
+    assert printed.split()[1:5] == ["cifar_resnet8", shortcut, f"{size:,}", "4"]
+    assert printed.endswith(f"{1 - summary['val/top1']:.2%}")
+    alone = read_strictly(inspected / shortcut / "inspect.json")
+    for moment in ("before", "after"):
+      assert row[moment]["images"] == 32
+      assert row[moment]["blocks"] == alone[moment]["blocks"]
+  # 1x1 convolutions and BatchNorm, from 4 to 8 channels and from 8 to 8.
+  assert sizes["projection"] - sizes["none"] == 4 * 8 + 2 * 8 + 8 * 8 + 2 * 8
+  for name in ("curves", "gradients", "residuals", "responses"):
+    assert f"inspect_{name}.svg" in out
+    assert "cifar_resnet8 on digits, step 4" in texts(
+      tmp_path / f"inspect_{name}.svg"
+    )
+    assert_is_picture(tmp_path, name)
+
+
+def test_plain_runs_of_the_same_name(inspect, runs, tmp_path):
+  """Nor does one have a row of training: curves of evaluations alone."""
+  workdirs = tmp_path / "a" / "run", tmp_path / "b" / "run"
+  for workdir in workdirs:
+    shutil.copytree(runs / "none", workdir)
+  metrics = workdirs[0] / "metrics.jsonl"
+  metrics.write_text(re.sub('"train/', '"other/', metrics.read_text()))
+  code, out, err = inspect(
+    *("--workdir", *workdirs, "--out", tmp_path, "--images", 32)
+  )
+  assert (code, err) == (0, "")
+  assert list(read_strictly(tmp_path / "inspect.json")["runs"]) == [
+    "a/run",
+    "b/run",
+  ]
+  assert "inspect_gradients.png" in out
+  assert "residuals" not in out
+
+
+def test_a_run_that_diverged_is_inspected(inspect, run, monkeypatch):
+  loaded = load_pretrained(run)
+  nan = jax.tree.map(lambda leaf: leaf * float("nan"), loaded.variables)
+  diverged = dataclasses.replace(loaded, variables=nan)
+  monkeypatch.setattr(study, "load_pretrained", lambda _: diverged)
+  code, _, err = inspect("--workdir", run, "--images", 32)
+  assert (code, err) == (0, "")
+  report = read_strictly(run / "inspect.json")
   assert report["after"]["blocks"][0]["gradient"] is None
   for name, label in (
     ("gradients", "whole"),
     ("residuals", "after training"),
     ("responses", "after training"),
   ):
-    text = (diverged / f"inspect_{name}.svg").read_text()
-    assert f"<!-- {label} (not finite) -->" in text, name
-  text = (diverged / "inspect_mistakes.svg").read_text()
-  assert "(not finite) -->" in text
-  assert "nan%" not in text
+    assert f"{label} (not finite)" in texts(run / f"inspect_{name}.svg")
+  captions = texts(run / "inspect_mistakes.svg")
+  assert any("(not finite)" in caption for caption in captions)
+  assert not any("nan%" in caption for caption in captions)
 
 
-def test_plain_runs_alone_have_no_residuals(run, config, tmp_path, mesh):
-  config.model.shortcut = "none"
-  config.log_every = 100  # No row of training: curves of evaluations alone.
-  workdirs = tmp_path / "a", tmp_path / "b"
-  for workdir in workdirs:
-    train(config, workdir, mesh)
-  code, out, err = run("inspect", "--workdir", *workdirs, "--out", tmp_path)
-  assert (code, err) == (0, "")
-  assert "inspect_gradients.png" in out
-  assert "residuals" not in out
-
-
-def test_runs_of_the_same_name_are_told_apart(run, config, tmp_path, mesh):
-  workdirs = tmp_path / "a" / "run", tmp_path / "b" / "run"
-  for workdir in workdirs:
-    train(config, workdir, mesh)
-  code, _, _ = run("inspect", "--workdir", *workdirs, "--out", tmp_path)
-  assert code == 0
-  runs = json.loads((tmp_path / "inspect.json").read_text())["runs"]
-  assert list(runs) == ["a/run", "b/run"]
-
-
-def test_images_that_are_no_multiple_of_the_groups(run, config, tmp_path, mesh):
-  config.model.norm_group_size = 32
-  train(config, tmp_path / "run", mesh)
-  workdir = tmp_path / "run"
-  code, _, err = run("inspect", "--workdir", workdir, "--images", 48)
+def test_images_are_a_multiple_of_the_groups(inspect, run, monkeypatch):
+  config = json.loads((run / "config.json").read_text())
+  config["model"]["norm_group_size"] = 32
+  (run / "config.json").write_text(json.dumps(config))
+  code, _, err = inspect("--workdir", run, "--images", 48)
   assert (code, err.count("\n")) == (2, 1)
-  assert "48 images are no multiple of 32, the norm_group_size of" in err
-  assert not list(workdir.glob("inspect*"))
-  assert run("inspect", "--workdir", workdir, "--images", 64)[0] == 0
+  assert "norm_group_size" in err
+  assert not list(run.glob("inspect*"))
+  monkeypatch.setattr(
+    study,
+    "probe",
+    lambda model, states, images, labels: [
+      Probe(len(images), loss=0.0, stem_gradient=0.0, blocks=[], responses={})
+      for _ in states
+    ],
+  )
+  before, after = study.TrainedRun.load(run).probes(64)
+  assert before.images == after.images == 64
 
 
-def test_wrong_inputs_of_inspect(run, tmp_path):
-  for arguments, message in (
-    ((), "give either --workdir or --model"),
-    (("--model", "resnet18"), "--model needs --init"),
-    (("--workdir", tmp_path, "--init"), "--init is for --model"),
-    (("--workdir", tmp_path), "is not a workdir: it has no config.json"),
-    (("--workdir", tmp_path, tmp_path), "is not a workdir"),
-    (("--model", "resnet19", "--init"), "unknown model 'resnet19'"),
-    (("--model", "cifar_plain20", "--init"), "cifar_plain20 has no skips"),
-    (("--model", "resnet18", "--init", "--images", 0), "--images is 0"),
-  ):
-    code, _, err = run("inspect", *arguments)
-    assert (code, err.count("\n")) == (2, 1), err
-    assert message in err
+def test_a_run_is_measured_from_the_weights_that_it_started_from(
+  config, run, mesh, tmp_path
+):
+  """And cannot be once these are gone."""
+  start = load_pretrained(run).variables
+  with config.unlocked():
+    config.init_from = str(run)
+  config.model.shortcut = "projection"
+  config.num_steps = 1
+  train(config, tmp_path / "next", mesh)
+  assert_same_bits(study.TrainedRun.load(tmp_path / "next").before, start)
+  shutil.rmtree(run)
+  with pytest.raises(InputError, match="config.init_from"):
+    study.TrainedRun.load(tmp_path / "next")

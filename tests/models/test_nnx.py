@@ -8,13 +8,11 @@ from tests.drawing import normal
 
 
 def test_a_network_trains_as_an_nnx_module():
-  model = nnx.bridge.ToNNX(
-    fr.create_model(
-      "resnet18", num_classes=3, stage_sizes=(1, 1), stage_features=(8, 16)
-    ),
-    rngs=nnx.Rngs(0),
+  network = fr.create_model(
+    "cifar_resnet20", num_classes=3, stage_sizes=(1,), stage_features=(4,)
   )
-  images = normal(0, (4, 32, 32, 3))
+  model = nnx.bridge.ToNNX(network, rngs=nnx.Rngs(0))
+  images = normal(0, (4, 6, 6, 3))
   labels = jnp.array([0, 1, 2, 0])
   nnx.bridge.lazy_init(model, images, train=False)
   optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)

@@ -229,19 +229,9 @@ def test_checkpoints_after_the_newest_sound_one_are_set_aside(tmp_path, state):
   ]
 
 
-def test_nothing_but_damage_is_left_as_it_is(tmp_path, state):
-  save(tmp_path, state, {1: None, 2: None})
-  damage_arrays(tmp_path / "1")
-  shutil.rmtree(tmp_path / "2" / "state")
-  before = contents(tmp_path)
-  with pytest.raises(InputError, match="no other to go on with"):
-    quarantine_damaged(tmp_path)
-  assert contents(tmp_path) == before
-
-
 @pytest.fixture(scope="module")
 def config(data_dir):
-  config = recipes.tiny(data_dir)
+  config = recipes.one_block(data_dir)
   config.update(num_steps=4, checkpoint_every=2, keep_checkpoints=2)
   return config
 

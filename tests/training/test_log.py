@@ -1,12 +1,16 @@
 import json
 import math
 
+import jax
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
   EventAccumulator,
 )
 
-from flax_resnet.training.log import Log, read_rows
+from flax_resnet.training.log import describe, Log, read_rows
+from flax_resnet.training.setup import set_up
+from tests import recipes
 
 
 def row(step):
@@ -102,10 +106,11 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path, capsys):
   log.write(2, row(2) | {"train/loss": math.nan})
   log.close()
   assert "loss inf" in capsys.readouterr().out
-  Log(tmp_path, 2, 10).close()  # Which writes the rows anew.
-  text = (tmp_path / "metrics.jsonl").read_text()
-  found = [json.loads(line)["train/loss"] for line in text.splitlines()]
-  assert found == [None, None]
+  for _ in range(2):
+    text = (tmp_path / "metrics.jsonl").read_text()
+    found = [json.loads(line)["train/loss"] for line in text.splitlines()]
+    assert found == [None, None]
+    Log(tmp_path, 2, 10).close()  # It writes the rows anew.
   rows = read_rows(tmp_path / "metrics.jsonl")
   assert all(math.isnan(r["train/loss"]) for r in rows)
   assert [r["train/top1"] for r in rows] == [0.1, 0.5]
@@ -115,3 +120,47 @@ def test_a_log_with_nan_by_its_name_is_still_read(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1, "train/loss": NaN}\n')
   assert math.isnan(read_rows(path)[0]["train/loss"])
+
+
+# Changes of a recipe, and the line that announces each.
+ANNOUNCED = [
+  ({}, "all of the 64 examples of a step"),
+  ({"model": {"norm_group_size": 8}}, "groups of 8 of the 64 examples"),
+  ({"model": {"norm": "none"}}, "no BatchNorm"),
+  (
+    {"freeze_trunk": True, "init_from": "weights"},
+    "BatchNorm keeps its running statistics",
+  ),
+  (
+    {"freeze_trunk": True, "init_from": "weights"},
+    "the head alone is trained: 50 of ",
+  ),
+  (
+    {"accumulate": 4, "model": {"norm_group_size": 8}},
+    "a step adds up the gradients of 4 parts of 16 examples",
+  ),
+  ({"ema_decay": 0.9}, "it keeps 0.9 of itself every step"),
+  ({"ema_decay": 0.9, "ema_every": 20}, "of itself every 20 steps"),
+  (
+    {"data": {"early_image_sizes": ((0.5, 4),)}},
+    "training images are of 4 pixels until step 2",
+  ),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), ANNOUNCED)
+def test_a_run_is_announced(data_dir, mesh, changes, line):
+  config = recipes.one_block(data_dir).to_dict()
+  for key, value in changes.items():
+    is_section = isinstance(value, dict)
+    config[key] = config[key] | value if is_section else value
+  run = set_up(config, mesh)
+  state = jax.eval_shape(run.drawn_state).replace(step=np.int32(0))
+  lines = describe(run, state, ["from somewhere"])
+  assert lines.startswith("cifar_resnet8")
+  assert "1,437 to train on and 360 to evaluate on\n4 steps, 22.45" in lines
+  assert "\nfrom somewhere" in lines
+  assert line in lines
+  assert "continues" not in lines
+  state = state.replace(step=np.int32(3))
+  assert describe(run, state).endswith("\ncontinues after step 3")

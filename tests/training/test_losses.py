@@ -71,14 +71,3 @@ def test_binary_cross_entropy_is_that_of_pytorch():
   )
   found = ours(MIXED, name="binary_cross_entropy").mean()
   assert float(found) == pytest.approx(wanted.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-  "section",
-  [{"name": "cross_entropy"}, {"label_smoothing": 0.1}],
-  ids=["without effect", "undoes the smoothing"],
-)
-def test_a_threshold_that_does_not_fit_is_refused(section):
-  given = {"name": "binary_cross_entropy", "target_threshold": 0.2}
-  with pytest.raises(ValueError, match="^target_threshold is 0.2, which "):
-    make_loss(**(given | section))

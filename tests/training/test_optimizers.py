@@ -237,13 +237,3 @@ def test_options_that_are_off_are_not_in_the_state():
     for optimizer in (make("sgd"), plain)
   )
   assert found == wanted
-
-
-@pytest.mark.parametrize(
-  "changes",
-  [{"betas": (0.9,)}, {"name": "lars", "decay_all": True}],
-  ids=["one beta", "decay_all"],
-)
-def test_what_does_not_go_together_is_refused(changes):
-  with pytest.raises(ValueError, match=f"{[*changes][-1]} "):
-    make(**({"name": "adamw"} | changes))

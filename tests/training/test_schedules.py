@@ -84,8 +84,3 @@ def test_the_rate_follows_its_source(case):
   rate = make_schedule(num_steps, 8192, **({"schedule": "step"} | section))
   found = {step: float(rate(step)) for step in wanted}
   assert found == pytest.approx(wanted, rel=1e-5, abs=1e-8)
-
-
-def test_one_cycle_has_a_warm_up():
-  with pytest.raises(ValueError, match="one_cycle"):
-    make_schedule(100, 64, schedule="one_cycle", learning_rate=0.1)

@@ -1,49 +1,153 @@
-"""The compiled step: what it donates and what it sends between devices."""
+"""The compiled step: what it computes, donates, sends and leaves out."""
 
 import collections
+import contextlib
+import functools
+import math
 import re
 
+from flax import linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training.setup import prepare
+from flax_resnet.models import BasicBlock, ResNet
+from flax_resnet.training import metrics, RunError, setup, steps
+from flax_resnet.training.state import create_state, NonFinite, TrainState
+from tests import recipes, runs
+from tests.drawing import normal
+from tests.spoiling import spoil
+
+# Draws for each image, for each block and for the whole batch.
+DRAWS = {
+  "augment.mixup": 0.5,
+  "augment.random_erasing": 0.3,
+  "model.stochastic_depth": 0.5,
+}
 
 
 @pytest.fixture
-def run(config):
-  config.augment.update(flip=True, crop_padding=2)
-  config.model.norm_group_size = 8
-  return prepare(config.to_dict(), sharding.make_mesh())
+def config(data_dir):
+  return recipes.tiniest(data_dir)
 
 
-def compiled(run):
-  batch = next(sharding.prefetch(run.train_batches(0), run.mesh))
-  return run.train_step.lower(run.initial_state(), batch).compile()
+def relative_difference(a, b):
+  a, b = (
+    np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+    for tree in (a, b)
+  )
+  return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
-def test_the_initial_state_is_drawn_without_running_the_network(
-  run, monkeypatch
+def variables_after_20_steps(config, values, devices=1):
+  """Of a run of 660 steps, the rate of which still warms up."""
+  every_20 = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), 20)
+  run = runs.make_run(config, {"num_steps": 660, **every_20, **values}, devices)
+  return jax.device_get(runs.after_steps(run, 20).variables)
+
+
+def check_devices(config, group, dtype, limit, cases):
+  values = {
+    "model.norm_group_size": group,
+    "model.dtype": dtype,
+    "model.param_dtype": dtype,
+  }
+  if dtype == "float64":
+    values |= DRAWS
+  with jax.enable_x64(dtype == "float64"):
+    one = variables_after_20_steps(config, values)
+    assert {x.dtype for x in jax.tree.leaves(one)} == {np.dtype(dtype)}
+    for devices, steps_per_call in cases:
+      by_call = {**values, "steps_per_call": steps_per_call}
+      other = variables_after_20_steps(config, by_call, devices)
+      assert relative_difference(one, other) <= limit
+
+
+@pytest.mark.parametrize(
+  ("group", "dtype", "limit", "steps_per_call"),
+  [(8, "float64", 1e-9, 20), (None, "float32", 1e-4, 1)],
+)
+def test_the_number_of_devices_changes_nothing(
+  config, group, dtype, limit, steps_per_call
 ):
-  convolution = jax.lax.conv_general_dilated
+  """In float32 sums are rounded in another order, as ReLU's kink makes visible.
 
-  def traced(x, *args, **kwargs):
-    assert isinstance(x, jax.core.Tracer)
-    return convolution(x, *args, **kwargs)
+  That grows with the width of the net; float64 shows that the computation is
+  the same, with all that is drawn at random.
+  """
+  check_devices(config, group, dtype, limit, [(8, steps_per_call)])
 
-  monkeypatch.setattr(jax.lax, "conv_general_dilated", traced)
-  state = run.initial_state()
-  assert state.params["stem"]["conv"]["kernel"].std() > 0
-  assert "bn2" in state.params["stage1_block1"]
+
+@pytest.mark.deep
+@pytest.mark.parametrize("group", [None, 8, 32])
+@pytest.mark.parametrize(
+  ("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)]
+)
+def test_no_number_of_devices_changes_anything(data_dir, group, dtype, limit):
+  config = recipes.tiny(data_dir)
+  check_devices(config, group, dtype, limit, [(2, 1), (8, 1), (8, 20)])
+
+
+def curve_of_50_steps(config, values, devices):
+  """Returns the loss of each step, in sums that do not round what they sum."""
+  run = runs.make_run(config, {"num_steps": 660, **values}, devices)
+  zeros = {
+    key: x if key == "count" else x.astype(float)
+    for key, x in metrics.zeros().items()
+  }
+  state, inputs, curve = runs.first_state(run), run.train_inputs(0), []
+  for _ in range(50):
+    state = run.train_step(state.replace(sums=zeros), next(inputs)[0])
+    curve.append(float(state.sums["loss"]) / int(state.sums["count"]))
+  return np.array(curve)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [None, 8, 32])
+@pytest.mark.parametrize(
+  ("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)]
+)
+def test_curves_are_the_same_on_any_number_of_devices(
+  data_dir, group, dtype, limit
+):
+  """In float64 to 7e-16, in float32 to 2e-5 at half the recipe's rate.
+
+  At the whole rate, ReLU's kink makes of a sum that float32 rounds in another
+  order up to 2e-3 of the loss within these steps.
+  """
+  config = recipes.tiny(data_dir)
+  config.optim.learning_rate *= 1 if dtype == "float64" else 0.5
+  values = {
+    "model.norm_group_size": group,
+    "model.dtype": dtype,
+    "model.param_dtype": dtype,
+  }
+  with jax.enable_x64(dtype == "float64"):
+    one = curve_of_50_steps(config, values, 1)
+    assert one[-5:].mean() < one[:5].mean() - 0.1
+    for devices in (2, 4, 8):
+      other = curve_of_50_steps(config, values, devices)
+      difference = np.abs(other / one - 1).max()
+      print(f"{dtype}, {group}, {devices} devices: {difference:.1e}")
+      assert difference <= limit
+
+
+def test_the_norm_group_size_changes_the_run(config):
+  whole, groups = (
+    variables_after_20_steps(config, {"model.norm_group_size": group})
+    for group in (None, 8)
+  )
+  assert relative_difference(whole, groups) > 1e-3
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
-def test_the_state_is_updated_in_place(config, mesh, steps_per_call):
+def test_the_state_is_updated_in_place(config, steps_per_call):
   """No second copy of it, neither after one step nor within several."""
-  config.steps_per_call = steps_per_call
-  run = prepare(config.to_dict(), mesh)
-  state = run.initial_state()
-  batch, _ = next(run.train_calls(0))
+  run = runs.make_run(config, {"steps_per_call": steps_per_call})
+  state, (batch, _) = runs.first_state(run), next(run.train_inputs(0))
   compiled = run.train_step.lower(state, batch).compile()
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   assert compiled.memory_analysis().alias_size_in_bytes >= size
@@ -51,13 +155,17 @@ def test_the_state_is_updated_in_place(config, mesh, steps_per_call):
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-def test_groups_within_a_device_need_only_the_gradients_reduced(run):
-  """64 examples on 8 devices: a group of 8 lies on one of them."""
+def test_groups_within_a_device_need_only_the_gradients_reduced(config):
+  """64 examples on 8 devices: groups of 8, and pairs, lie on one of them."""
+  mixing = {"augment.mixup": 0.5, "augment.cutmix": 1.0}
+  run = runs.make_run(config, {**mixing, "model.norm_group_size": 8}, devices=8)
+  batch = next(sharding.prefetch(run.train_batches(0), run.mesh))
+  compiled = run.train_step.lower(runs.first_state(run), batch).compile()
   found = collections.Counter(
     re.findall(
       r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
       r"(?:-start)?\(",
-      compiled(run).as_text(),
+      compiled.as_text(),
     )
   )
   assert set(found) == {"all-reduce"}
@@ -65,29 +173,257 @@ def test_groups_within_a_device_need_only_the_gradients_reduced(run):
   assert found["all-reduce"] <= 3
 
 
-def test_stochastic_depth_draws_from_seed_and_step(config):
-  """The same blocks go on one device and on eight; others in each step."""
-  config.augment.update(rotation=0.0, translation=0.0, scaling=0.0, shear=0.0)
-  with config.model.unlocked():
-    config.model.stochastic_depth = 0.5
-    config.model.dtype = config.model.param_dtype = "float64"
+class Noise(ResNet):
+  """A network whose logits are drawn, as stochastic depth draws."""
 
-  def losses(devices, seed):
-    config.seed = seed
-    config.optim.learning_rate = 1e-12  # So that the drops alone differ.
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    run = prepare(config.to_dict(), mesh)
-    state = run.initial_state()
-    batch = next(sharding.prefetch(run.train_batches(0), mesh))
-    found = []
-    for _ in range(3):
+  def setup(self):
+    self.head = nn.Dense(self.num_classes)
+
+  def __call__(self, images, *, train):
+    key = self.make_rng("dropout")
+    noise = jax.random.uniform(key, (len(images), self.num_classes))
+    return noise + self.head(images.mean((1, 2)))
+
+
+NOISE = Noise(
+  stage_sizes=(1,), stage_features=(4,), block=BasicBlock, num_classes=5
+)
+
+
+def sums_of_steps(mesh, augment, loss, seed=0, count=3):
+  """Returns the metrics of each of the first steps, all of one batch."""
+  optimizer = optax.sgd(0.0)
+  step = steps.TrainStep(
+    model=NOISE,
+    optimizer=optimizer,
+    augment=augment,
+    loss=loss,
+    mesh=mesh,
+    seed=seed,
+  ).jit()
+  state = create_state(NOISE, optimizer, (8, 8, 3), seed=0)
+  bias = 10 * jax.nn.one_hot(2, 5)  # It says 2, whatever is drawn.
+  head = {**state.params["head"], "bias": bias}
+  state = state.replace(params={"head": head})
+  batch = {
+    "image": normal(0, (16, 8, 8, 3)),
+    "label": jnp.arange(16) % 5,
+    "mask": jnp.ones(16, bool),
+  }
+  found = []
+  for _ in range(count):
+    state = step(state.replace(sums=metrics.zeros()), batch)
+    found.append(jax.device_get(state.sums))
+  return found
+
+
+def draw_targets(key, images, labels):
+  return images, jax.random.uniform(key, labels.shape)
+
+
+@pytest.mark.parametrize(
+  "loss", [lambda logits, drawn: drawn, lambda drawn, targets: drawn[:, 0]]
+)
+def test_what_is_drawn_is_a_function_of_seed_and_step(mesh, loss):
+  """By the augmentation, and by the network."""
+  once, again, other = (
+    [sums["loss"] for sums in sums_of_steps(mesh, draw_targets, loss, seed)]
+    for seed in (0, 0, 1)
+  )
+  assert once == again
+  assert len({*map(float, once), *map(float, other)}) == 6
+
+
+def test_the_loss_is_of_the_targets_and_top1_of_the_labels(mesh):
+  targets = jax.nn.one_hot(jnp.full(16, 4), 5)
+  (sums,) = sums_of_steps(
+    mesh,
+    augment=lambda key, images, labels: (images, targets),
+    loss=lambda logits, targets: 100 * targets[:, 4] + 0 * logits[:, 0],
+    count=1,
+  )
+  assert sums["loss"] == pytest.approx(1600)
+  assert sums["top1"] == 3  # Labels 2, of 0 to 4 in turn.
+
+
+def test_a_step_is_compiled_once_for_each_shape_of_batch(mesh):
+  paused = []
+
+  @contextlib.contextmanager
+  def pause(state):
+    paused.append(state)
+    yield
+
+  step = steps.CompiledByShape(jax.jit(lambda s, b: s + b["x"].sum()), pause)
+  small, large = (
+    sharding.shard_batch({"x": np.ones(size)}, mesh) for size in (2, 4)
+  )
+  total = jnp.zeros(())
+  for batch in (small, small, large, large):
+    total = step(total, batch)
+  assert total == 12
+  assert len(paused) == 2
+  with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
+    step(total, {"x": np.ones(4)})
+
+
+def state_with(params, nonfinite=0):
+  return TrainState(
+    step=jnp.int32(7),
+    params=params,
+    batch_stats={"mean": params},
+    opt_state=(params,),
+    average={},
+    sums=metrics.zeros() | {"count": jnp.int32(4)},
+    nonfinite=NonFinite.none().replace(count=jnp.int32(nonfinite)),
+  )
+
+
+def after_a_step(loss=1.0, grad=1.0, mean=2.0, nonfinite=0, limit=0):
+  """Returns the state after a step from 1 to 2, whose sums go from 4 to 8."""
+  after = state_with(jnp.full(3, 2.0)).replace(
+    step=jnp.int32(8),
+    batch_stats={"mean": jnp.full(3, mean)},
+    sums=metrics.zeros() | {"count": jnp.int32(8)},
+  )
+  grads = {"w": jnp.array([1.0, grad]), "b": jnp.ones(())}
+  sums = metrics.zeros() | {
+    "loss": jnp.float32(4 * loss),
+    "count": jnp.int32(4),
+  }
+  before = state_with(jnp.full(3, 1.0), nonfinite)
+  return steps.finite_or_before(before, after, grads, sums, limit)
+
+
+def summary(state):
+  """Returns step, parameter, statistics, optimizer, examples, nonfinite."""
+  return (
+    int(state.step),
+    float(state.params[0]),
+    float(state.batch_stats["mean"][0]),
+    float(state.opt_state[0][0]),
+    int(state.sums["count"]),
+    int(state.nonfinite.count),
+  )
+
+
+def test_a_finite_step_is_taken():
+  assert summary(after_a_step()) == (8, 2, 2, 2, 8, 0)
+  assert summary(after_a_step(limit=3, nonfinite=3)) == (8, 2, 2, 2, 8, 3)
+  assert summary(after_a_step(limit=10**12, nonfinite=3)) == (8, 2, 2, 2, 8, 3)
+
+
+@pytest.mark.parametrize(
+  "broken",
+  [
+    {"loss": math.nan},
+    {"loss": math.inf},
+    {"grad": math.nan},
+    {"grad": -math.inf},
+    {"grad": 1e30},  # Its square is not finite: the norm of the gradient.
+    {"mean": math.inf},
+  ],
+)
+def test_a_step_that_is_not_finite_changes_nothing(broken):
+  assert summary(after_a_step(**broken)) == (7, 1, 1, 1, 4, 1)
+  # Where it may be skipped, it counts as a step.
+  assert summary(after_a_step(**broken, limit=1)) == (8, 1, 1, 1, 4, 1)
+  one_more = after_a_step(**broken, limit=1, nonfinite=1)
+  assert summary(one_more) == (7, 1, 1, 1, 4, 2)
+
+
+def test_no_step_is_taken_after_the_one_that_ends_the_run():
+  assert summary(after_a_step(nonfinite=1)) == (7, 1, 1, 1, 4, 1)
+  broken = after_a_step(nonfinite=1, loss=math.nan)
+  assert summary(broken) == (7, 1, 1, 1, 4, 1)
+
+
+def test_the_step_that_ends_a_run_is_described():
+  state = after_a_step(loss=0.5, grad=math.nan, nonfinite=2, limit=2)
+  rate = lambda step: jnp.float32(step / 10)
+  with pytest.raises(RunError) as error:
+    steps.check_finite(state.nonfinite, 2, rate)
+  assert str(error.value).startswith(
+    "step 8 is not finite, after 2 that were skipped: loss 0.5, length of the "
+    "gradient nan, learning rate 0.5; "
+  )
+  assert "\n" not in str(error.value)
+  assert steps.check_finite(state.nonfinite, 3, rate) == 3
+
+
+def with_steps_left_out(run, bad):
+  """Returns the state at the end, where the host leaves the bad steps out."""
+  state = runs.first_state(run)
+  for batch in sharding.prefetch(run.train_batches(0), run.mesh):
+    if (step := int(state.step)) == run.num_steps:
+      return jax.device_get(state)
+    if step + 1 in bad:
+      state = state.replace(step=state.step + 1)
+    else:
       state = run.train_step(state, batch)
-      found.append(float(state.sums["loss"]))
-      state = state.replace(sums=run.zero_sums())
-    return found
+  raise AssertionError
 
-  with jax.enable_x64(True):
-    one = losses(1, seed=0)
-    assert one == pytest.approx(losses(8, seed=0), rel=1e-6)
-    assert one == losses(1, seed=0)
-  assert len(set(one)) == 3
+
+TOGETHER = {"steps_per_call": 5, "accumulate": 2, "ema_decay": 0.5}
+
+
+@pytest.mark.parametrize(
+  ("devices", "options"),
+  [
+    (1, {}),
+    (4, TOGETHER | {"ema_every": 3}),
+    *(
+      pytest.param(devices, options, marks=pytest.mark.deep)
+      for devices, options in (
+        (1, {"freeze_trunk": True, "init_from": "read by nobody here"}),
+        (1, {"steps_per_call": 5}),
+        (1, {"accumulate": 2}),
+        (1, {"ema_decay": 0.5}),
+        (8, {}),
+      )
+    ),
+  ],
+)
+def test_a_skipped_step_is_a_step_left_out(
+  config, monkeypatch, devices, options
+):
+  """Bit for bit, whatever a step is made of."""
+  bad = (1, 6, 7, 12)
+  values = {
+    "num_steps": 12,
+    "model.norm_group_size": 8,
+    "skip_nonfinite": len(bad),
+    **options,
+  }
+  spoil(monkeypatch, config, *bad)
+  run = runs.make_run(config, values, devices)
+  found = jax.device_get(runs.after_steps(run, 12))
+  nonfinite = found.nonfinite
+  assert (found.step, nonfinite.count, nonfinite.step) == (12, 4, 12)
+  assert not np.isfinite(nonfinite.norm)
+
+  run = runs.make_run(config, {**values, "steps_per_call": 1}, devices)
+  wanted = with_steps_left_out(run, bad)
+  runs.assert_same_bits(
+    found.replace(nonfinite=None), wanted.replace(nonfinite=None)
+  )
+  jax.tree.map(lambda x: np.testing.assert_(np.isfinite(x).all()), wanted)
+
+
+def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(
+  config, monkeypatch
+):
+  make = setup.make_loss
+
+  @functools.wraps(make)
+  def make_loss(**section):
+    loss = make(**section)
+    # Zero, with a slope that is not finite.
+    root = lambda logits: jnp.sqrt(jnp.abs(0 * logits).sum(-1))
+    return lambda logits, target: loss(logits, target) + root(logits)
+
+  monkeypatch.setattr(setup, "make_loss", make_loss)
+  state = runs.after_steps(runs.make_run(config, {"skip_nonfinite": 1}), 1)
+  assert (int(state.step), int(state.nonfinite.count)) == (1, 1)
+  assert np.isfinite(state.nonfinite.loss)
+  assert not np.isfinite(state.nonfinite.norm)

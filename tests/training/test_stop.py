@@ -16,7 +16,7 @@ from tests.runs import assert_same_bits, final_state, rows_of
 
 @pytest.fixture(scope="module")
 def config(data_dir):
-  config = recipes.tiny(data_dir)
+  config = recipes.one_block(data_dir)
   config.update(num_steps=8, log_every=2, eval_every=4, checkpoint_every=4)
   config.keep_checkpoints = 9
   return config
@@ -24,9 +24,11 @@ def config(data_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
+  """The last state and the rows of the run when nothing disturbs it."""
   workdir = tmp_path_factory.mktemp("undisturbed")
-  train(config, workdir, sharding.make_mesh(jax.devices()[:1]))
-  return workdir
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  train(config, workdir, mesh)
+  return final_state(config, workdir, mesh), rows_of(workdir)
 
 
 def send_in(monkeypatch, owner, name, number):
@@ -62,12 +64,13 @@ def test_a_signal_stops_within_a_step_and_a_save(
   assert (tmp_path / "checkpoints" / str(step)).is_dir()
   assert not (tmp_path / "summary.json").exists()
   assert train(config, tmp_path, mesh)["finished"]
+  state, rows = undisturbed
   # What was not logged yet is saved with step 8, and logged without it.
   assert_same_bits(
-    final_state(config, undisturbed, mesh).replace(sums=None),
     final_state(config, tmp_path, mesh).replace(sums=None),
+    state.replace(sums=None),
   )
-  assert rows_of(undisturbed) == rows_of(tmp_path)
+  assert rows_of(tmp_path) == rows
 
 
 def test_a_signal_after_the_last_evaluation_ends_nothing(

@@ -4,16 +4,19 @@ Each is a small member of its row of the family: its blocks, stem and shortcuts
 at full width, fewer of them.
 """
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+import importlib.util
 import pathlib
 import zlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import flax_resnet as fr
+from flax_resnet.models.variables import variable_shapes
 
 REFERENCES = pathlib.Path(__file__).with_name("references.npz")
 SIZES = (1, 1, 2, 1)
@@ -21,14 +24,14 @@ SIZES = (1, 1, 2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One comparison.
+  """A network of ours and the same one of PyTorch.
 
   Attributes:
-    model: Name of our network.
-    fields: Of it, besides `num_classes=10`.
-    theirs: Which network of PyTorch, see `torch_side.build`.
-    names: Whose names the state_dict has.
-    sides: Of the images: an even and an odd one.
+    model: name of our network.
+    theirs: arguments of `torch_side.build`.
+    names: key of `names.CONVENTIONS`, the owner of the names.
+    fields: fields of our network, besides `num_classes=10`.
+    sides: sides of the images in pixels: an even and an odd one.
   """
 
   model: str
@@ -39,6 +42,15 @@ class Case:
 
   def network(self) -> fr.ResNet:
     return fr.create_model(self.model, num_classes=10, **dict(self.fields))
+
+  def skip_without_packages(self) -> None:
+    """Skips the test unless what computes the comparison is installed."""
+    packages = {"cifar": ["torch"], "preact": ["torch"]}.get(
+      self.theirs[0], ["torch", "torchvision", self.theirs[0]]
+    )
+    for package in packages:
+      if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
 
   @property
   def sizes(self) -> list[int]:
@@ -134,22 +146,18 @@ CASES = {
   ),
 }
 
-# The nets that are trained in both frameworks, the side of the images, and the
-# dtypes. In float32 the full ResNet-50, random as it is here, differs by more
-# than 1e-4 after a few steps: rounding moves units across ReLU's kink, and 50
-# layers amplify it. In float64 it does not.
+# The nets that are trained in both frameworks, and the dtypes. In float32 the
+# full ResNet-50, random as it is here, differs by more than 1e-4 after a few
+# steps: rounding moves units across ReLU's kink, and 50 layers amplify it. In
+# float64 it does not.
 TRAINED = {
+  "cifar_resnet20 of four blocks": (CASES["cifar_resnet20"], ("float64",)),
+  "resnet50 of five blocks": (CASES["resnet50"], ("float32",)),
   "cifar_resnet18": (
     dataclasses.replace(CASES["cifar_resnet18"], fields=()),
-    16,
     ("float32", "float64"),
   ),
-  "resnet50": (
-    dataclasses.replace(CASES["resnet50"], fields=()),
-    64,
-    ("float64",),
-  ),
-  "resnet50 of five blocks": (CASES["resnet50"], 64, ("float32",)),
+  "resnet50": (dataclasses.replace(CASES["resnet50"], fields=()), ("float64",)),
 }
 RATE = 1e-4
 STEPS = 10
@@ -157,7 +165,7 @@ BATCH = 8
 DECAY = 1e-3
 
 
-def batches(side: int):
+def batches(side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the images [8, side, side, 3] and labels of the ten steps."""
   rng = np.random.default_rng(7)
   for _ in range(STEPS):
@@ -167,7 +175,7 @@ def batches(side: int):
     )
 
 
-def as_vector(state_dict) -> np.ndarray:
+def as_vector(state_dict: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns all numbers of a state_dict, in the order of its names."""
   return np.concatenate(
     [
@@ -189,8 +197,8 @@ def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     if name.endswith("num_batches_tracked"):
       arrays[name] = np.zeros((), np.int64)
     elif len(shape) > 1:
-      scale = np.sqrt(2 / np.prod(shape[1:]))
-      arrays[name] = rng.normal(0, scale, shape).astype(np.float32)
+      scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+      arrays[name] = scale * rng.standard_normal(shape, np.float32)
     elif name.endswith(("weight", "running_var")):
       arrays[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
     else:
@@ -207,49 +215,70 @@ def images(side: int, count: int = 3) -> np.ndarray:
 def our_shapes(case: Case) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of the state_dict that `to_torch` makes."""
   model = case.network()
-  shapes = jax.eval_shape(
-    functools.partial(model.init, train=False),
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+  variables = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)
   )
-  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   state_dict = fr.to_torch(variables, model, names=case.names)
   return {name: array.shape for name, array in state_dict.items()}
 
 
-def our_outputs(case: Case, state_dict) -> dict[str, np.ndarray]:
-  """Returns "logits/64", "stage1/64", ..., "train/64", "running_mean/…"."""
+def our_logits(
+  case: Case, state_dict: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Returns the logits of `images` of both sides: "logits/64", "logits/75"."""
+  model = case.network()
+  variables = fr.from_torch(state_dict, model)
+  evaluate = jax.jit(
+    functools.partial(model.apply, train=False),
+    # LLVM takes most of the time; the kernels of convolutions are not its.
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  return {
+    f"logits/{side}": np.asarray(evaluate(variables, images(side)))
+    for side in case.sides
+  }
+
+
+def our_outputs(
+  case: Case, state_dict: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Returns all that is compared with PyTorch.
+
+  "logits/64", "stage1/64", ... of images of both sides; and of a step of
+  training on those of the even side "train", its logits, and
+  "....running_mean", "....running_var".
+  """
   model = case.network()
   variables = fr.from_torch(state_dict, model)
 
   # Numbers closed over would be compressed with the program that is kept.
   @jax.jit
-  def evaluated(variables, x):
+  def evaluate(variables, x):
     maps = model.apply(variables, x, train=False, method="features")
     return maps | {"logits": model.apply(variables, x, train=False)}
 
   @jax.jit
-  def trained(variables, x):
+  def train(variables, x):
     return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
-  found = {}
+  outputs = {}
   for side in case.sides:
-    for name, value in evaluated(variables, images(side)).items():
+    for name, value in evaluate(variables, images(side)).items():
       value = np.asarray(value)
       if value.ndim == 4:
         value = value.transpose(0, 3, 1, 2)
-      found[f"{name}/{side}"] = value
-  logits, updates = trained(variables, images(case.sides[0]))
-  found["train"] = np.asarray(logits)
+      outputs[f"{name}/{side}"] = value
+  logits, updates = train(variables, images(case.sides[0]))
+  outputs["train"] = np.asarray(logits)
   after = fr.to_torch(variables | updates, model, names=case.names)
   for name, value in after.items():
     if name.endswith(("running_mean", "running_var")):
-      found[name] = value
-  return found
+      outputs[name] = value
+  return outputs
 
 
-def thinned(array: np.ndarray, most: int = 200) -> np.ndarray:
-  """Returns at most about `most` numbers of an array, spread evenly over it."""
+def thinned(array: np.ndarray, most: int) -> np.ndarray:
+  """Returns at most `most` numbers of an array, spread evenly over it."""
   flat = array.reshape(-1)
-  # A prime stride visits all channels and places.
+  # An odd stride visits all channels and positions.
   return flat[:: max(1, len(flat) // most) | 1][:most]

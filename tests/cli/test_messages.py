@@ -1,0 +1,62 @@
+"""What the verbs say of wrong inputs; `inspect` has a table of its own."""
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.recipes import ROOT
+
+CIFAR = f"--model cifar_resnet20 --config {ROOT}/configs/cifar10_resnet20.py"
+DIGITS = (
+  f"--model cifar_resnet20 --config {ROOT}/configs/digits.py "
+  "--config.data.data_dir={data_dir} "
+  "--config.model.stage_features=(16,32,64)"
+)
+CASES = {
+  "frob": "argument VERB: invalid choice: 'frob'",
+  "predict --workdir {workdir} x.png --frob": "--frob is not a flag",
+  "predict --workdir {workdir} x.png --config.seed=1": (
+    "--config.seed=1 is not a flag of predict"
+  ),
+  "convert {tmp}/no.pth {out} --model resnet18": "there is no weight file",
+  "convert {weights} {out} --model resnet19": "unknown model 'resnet19'",
+  "convert {weights} {weights} --model cifar_resnet20": "is there already",
+  "convert {weights} {tmp}/a/b.pth --model x": "is not a folder",
+  "convert {weights} {out} --model cifar_resnet32": "missing: layer1.3.bn1",
+  "convert {weights} {out} --model x --names keras": "--names is 'keras'",
+  "convert {weights} {out}": "does not say of which network: give --model NAME",
+  "evaluate": "give either --workdir or --weights",
+  "evaluate --weights {weights}": "--weights needs --model, and --config",
+  "evaluate --workdir {tmp}": "is not a workdir: it has no config.json",
+  "evaluate --workdir {tmp} --config x.py": "--config is that of --weights",
+  "evaluate --workdir {workdir} --config.seeed=1": "config.seeed is unknown",
+  "evaluate --weights {weights} " + DIGITS: (
+    "the images have 1 channels and the weights want 3"
+  ),
+  "evaluate --weights {seven} --config.data.name=synthetic " + CIFAR: (
+    "the weights have 7 classes and the data set 10"
+  ),
+  "export {out} --workdir {workdir} --weights {weights}": "give either",
+  "export {weights} --workdir {workdir}": "is there already",
+  "predict {weights} --weights {weights} --top 0": "--top is 0: use 1 or more",
+  "predict {weights} --weights {weights}": "give --model NAME",
+}
+
+
+@pytest.mark.parametrize("arguments", CASES)
+def test_wrong_inputs(call, workdir, weights, data_dir, tmp_path, arguments):
+  paths = {
+    "data_dir": data_dir,
+    "out": tmp_path / "out.safetensors",
+    "seven": tmp_path / "seven.safetensors",
+    "tmp": tmp_path,
+    "weights": weights,
+    "workdir": workdir,
+  }
+  if "{seven}" in arguments:
+    tensors = load_file(weights)
+    head = ("linear.weight", "linear.bias")
+    save_file(tensors | {k: tensors[k][:7] for k in head}, paths["seven"])
+  code, out, err = call(*arguments.format(**paths).split())
+  assert (code, out, err.count("\n")) == (2, "", 1), err
+  assert CASES[arguments] in err
+  assert not paths["out"].exists()

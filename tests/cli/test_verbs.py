@@ -1,0 +1,95 @@
+"""convert, evaluate and models: what they print and write."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flax_resnet.cli.evaluate import wilson_interval
+from tests.recipes import ROOT
+
+
+def test_models(call, monkeypatch):
+  monkeypatch.setattr(
+    "flax_resnet.models.list_models", lambda: ["resnet18", "cifar_resnet20"]
+  )
+  code, out, _ = call("models", "--json")
+  first, second = map(json.loads, out.splitlines())
+  assert code == 0
+  assert first == {
+    "name": "resnet18",
+    "parameters": 11_689_512,
+    "multiply_adds": 1_814_073_344,
+    "activations": 2_483_712,
+    "image_size": 224,
+    "source": "He et al. 2015, arXiv:1512.03385",
+  }
+  assert second["image_size"] == 32
+  code, out, _ = call("models")
+  assert "resnet18                   11,689,512   1.814  224  He et al." in out
+
+
+def test_convert_there_and_back(call, weights, tmp_path):
+  flax, back = tmp_path / "flax", tmp_path / "back.safetensors"
+  code, out, err = call("convert", weights, flax, "--model", "cifar_resnet20")
+  assert (code, err) == (0, "")
+  assert out == f"{flax}: cifar_resnet20, 269,722 parameters, 10 classes\n"
+  arguments = ("--model", "cifar_resnet20", "--names", "cifar")
+  assert call("convert", flax, back, *arguments)[0] == 0
+  before, after = load_file(weights), load_file(back)
+  assert before.keys() == after.keys()
+  for key, value in before.items():
+    np.testing.assert_array_equal(value, after[key])
+  assert {path.name for path in tmp_path.iterdir()} == {flax.name, back.name}
+
+
+def test_convert_a_run_whose_recipe_changes_the_network(
+  call, workdir, tmp_path
+):
+  out = tmp_path / "out.safetensors"
+  code, _, err = call("convert", workdir, out)
+  assert (code, err) == (0, "")
+  assert load_file(out)["layer1.0.conv1.weight"].shape == (4, 4, 3, 3)
+
+
+def test_a_run_is_evaluated_as_it_was_in_training(call, workdir):
+  summary = json.loads((workdir / "summary.json").read_text())
+  code, out, err = call("evaluate", "--workdir", workdir, "--json")
+  assert (code, err) == (0, "")
+  result = json.loads(out)
+  assert result["val/top1"] == pytest.approx(summary["val/top1"])
+  assert result["val/count"] == 360
+  low, high = result["val/top1_interval"]
+  assert low < summary["val/top1"] < high
+  code, out, _ = call("evaluate", "--workdir", workdir)
+  assert f"top1 {summary['val/top1']:.2%} (error " in out
+  assert out.endswith("on 360 images\n")
+  part = "--config.data.eval_split=test[:64]"
+  code, out, _ = call("evaluate", "--workdir", workdir, "--json", part)
+  assert json.loads(out)["val/count"] == 64
+
+
+def test_the_interval_is_that_of_wilson():
+  """As R's prop.test(90, 100, correct = FALSE) has it."""
+  assert wilson_interval(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+  assert wilson_interval(1.0, 360)[1] == pytest.approx(1)
+
+
+def test_weights_are_evaluated_on_the_data_of_a_recipe(call, weights, tmp_path):
+  """One class is right as often as it comes: the head sees nothing else."""
+  tensors = load_file(weights)
+  tensors["linear.weight"][:] = 0
+  tensors["linear.bias"][:] = np.eye(10)[3]
+  save_file(tensors, tmp_path / "three.safetensors")
+  code, out, err = call(
+    *("evaluate", "--weights", tmp_path / "three.safetensors", "--json"),
+    *("--model", "cifar_resnet20"),
+    *("--config", ROOT / "configs/cifar10_resnet20.py"),
+    "--config.data.name=synthetic",
+  )
+  assert (code, err) == (0, "")
+  result = json.loads(out)
+  # The synthetic test images have the labels 0, 1, ..., 9, 0, 1, ...
+  assert result["val/count"] == 256
+  assert result["val/top1"] == pytest.approx(26 / 256)

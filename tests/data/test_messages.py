@@ -1,0 +1,191 @@
+"""The sentences of the data room: what is wrong, and what to do."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from flax_resnet import data
+from flax_resnet.data import decoding, folder, policies, sources
+from flax_resnet.data.order import Order
+from flax_resnet.errors import ImageError, InputError
+from tests.data.images import encode
+
+FINE = {
+  "name": "synthetic",
+  "train_split": "train",
+  "eval_split": "train",
+  "image_size": 16,
+}
+SECTIONS = {
+  ".image_sise is unknown: did you mean 'image_size'?": {"image_sise": 16},
+  ".image_size is 0: use 1 to 9,459": {"image_size": 0},
+  ": crop_scale is (0.5, 0.2): use two numbers, the smaller first": {
+    "crop_scale": (0.5, 0.2)
+  },
+  ": early_image_sizes is ((1.5, 8.0),): use pairs of a share of the run, each "
+  "larger than the one before, and a whole size": {
+    "early_image_sizes": ((1.5, 8),)
+  },
+  ": magnitude is 31.0: use 0 to 30": {
+    "policy": "randaugment",
+    "policy_magnitude": 31.0,
+  },
+  ": trivialaugment draws its magnitude: leave out magnitude and its std": {
+    "policy": "trivialaugment",
+    "policy_magnitude_std": 0.5,
+  },
+  ": root is no.npz, which is not there: give the path of a .npz file": {
+    "name": "npz",
+    "root": "no.npz",
+  },
+  ": root is None: give where the folder is, --config.data.root=…": {
+    "name": "folder"
+  },
+  ": data set 'synthetic' has no split 'dev': use one of train, test": {
+    "train_split": "dev"
+  },
+  ": unknown data set 'cifr10': did you mean 'cifar10'?": {"name": "cifr10"},
+  ": data set 'cifar10' is not prepared in DIR: run 'python -m flax_resnet "
+  "prepare cifar10 --data-dir DIR', or set config.data.data_dir to the folder "
+  "that holds it": {"name": "cifar10"},
+  ": data set 'shapes' has no split 'train[:0]': use one of train, or a part "
+  "that is not empty, such as 'train[:90%]'": {
+    "name": "shapes",
+    "train_split": "train[:0]",
+  },
+  ": data set 'captions' has the features image, label: use an "
+  "image-classification set, with an 'image' and a class as 'label'": {
+    "name": "captions"
+  },
+  ": data set 'shapes' has 2 classes and the model 3: set "
+  "config.model.num_classes to 2": {"name": "shapes"},
+}
+
+
+def problem(section):
+  """Returns what `data.load` says, after "config.data"."""
+  with pytest.raises(InputError) as error:
+    data.load(FINE | section, num_classes=3)
+  return str(error.value).removeprefix("config.data")
+
+
+@pytest.mark.parametrize(("expected", "changes"), SECTIONS.items())
+def test_sections(shapes_dir, expected, changes):
+  found = problem({"data_dir": shapes_dir} | changes)
+  assert found == expected.replace("DIR", shapes_dir)
+
+
+def test_a_set_without_random_access(shapes_dir, tmp_path):
+  shutil.copytree(shapes_dir, tmp_path / "copy")
+  info = next((tmp_path / "copy" / "shapes").rglob("dataset_info.json"))
+  about = json.loads(info.read_text())
+  assert about["fileFormat"] == "array_record"
+  info.write_text(json.dumps(about | {"fileFormat": "tfrecord"}))
+  found = problem({"name": "shapes", "data_dir": str(tmp_path / "copy")})
+  assert "is stored as tfrecord, which has no random access: prepare" in found
+
+
+# What is said of a folder from which something is removed.
+FOLDERS = {
+  "there is no split 'val[:0]': use one of val, or a part of one that": "",
+  "train holds 1 folder of a class (anemone): there must be 2": "train/[!a]*",
+  "val has classes that are not trained on: anemone": "train/a*",
+  "val lacks classes that are trained on: anemone; add them, or": "val/anemone",
+  "val/anemone has no images (.png, .jpg, .jpeg, .webp, .bmp": "val/anemone/*",
+}
+
+
+@pytest.mark.parametrize(("expected", "removed"), FOLDERS.items())
+def test_folders(split_folder, expected, removed):
+  for path in split_folder.glob(removed) if removed else ():
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  section = {"name": "folder", "root": str(split_folder)}
+  split = "val" if removed else "val[:0]"
+  assert expected in problem(section | {"eval_split": split})
+
+
+def test_folders_that_are_not_there(split_folder):
+  section = {"name": "folder", "eval_split": "dev"}
+  assert problem(section | {"root": "/no/such"}) == (
+    ": root is /no/such, where there is no folder: give the path of one that "
+    "holds a folder a class, or train and val with these"
+  )
+  assert problem(section | {"root": str(split_folder)}) == (
+    f": {split_folder} has no folder 'dev' for the split 'dev': there is "
+    "train, val; of an undivided folder use parts, 'train[:80%]' and "
+    "'train[80%:]'"
+  )
+
+
+IMAGES, LABELS = np.zeros((12, 9, 9, 3), np.uint8), np.arange(12) % 4
+NPZ_FILES = {
+  "train_images and no train_labels: add them": {"train_labels": None},
+  "12 images and labels of int64 [7]: use an": {"train_labels": LABELS[:7]},
+  "images and labels of float64 [12]: use an": {"train_labels": LABELS / 2},
+  "labels -1 to 2 and 4 classes: count from 0": {"train_labels": LABELS - 1},
+  "images of float64 [12, 9, 9, 3]: use uint8": {"train_images": IMAGES / 1},
+  "uint8 [12, 9, 9, 2]: use": {"train_images": IMAGES[..., :2]},
+  "is not a NumPy file of plain arrays": {"class_names": np.array([{}])},
+}
+
+
+@pytest.mark.parametrize(("expected", "changes"), NPZ_FILES.items())
+def test_npz_files(tmp_path, expected, changes):
+  arrays = {"train_images": IMAGES, "train_labels": LABELS}
+  arrays |= {"class_names": np.array(list("abcd"))} | changes
+  arrays = {k: v for k, v in arrays.items() if v is not None}
+  np.savez(tmp_path / "set.npz", **arrays)
+  with pytest.raises(ValueError) as error:
+    sources.open_npz(tmp_path / "set.npz", "train")
+  assert expected in str(error.value)
+
+
+BROKEN = {
+  "the file is empty": b"",
+  "8 bytes that start with b'no image' are not an image": b"no image",
+  "the file is a GIF under another name": encode(Image.new("L", (9, 9)), "GIF"),
+  "the image has floating-point pixels: save it with 8 bits": encode(
+    Image.new("F", (9, 9)), "TIFF"
+  ),
+}
+
+
+@pytest.mark.parametrize(("expected", "content"), BROKEN.items())
+def test_broken_images(split_folder, expected, content):
+  path = split_folder / "train" / "anemone" / "사진 00.jpg"
+  path.write_bytes(content)
+  section = {"name": "folder", "root": str(split_folder), "in_memory": True}
+  assert problem(section) == (
+    f": {path}: {expected}: mend or remove it, or set "
+    "config.data.on_error='skip'"
+  )
+
+
+def test_files_that_are_not_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(folder, "MAX_FILE_BYTES", 1000)
+  (tmp_path / "long").write_bytes(b"x" * 1001)
+  os.mkfifo(tmp_path / "pipe")
+  for name, expected in (
+    ("none", "cannot be read: No such file or directory"),
+    ("pipe", "cannot be read: it is a pipe or a device"),
+    ("long", "has 1,001 bytes, more than 1,000: it would fill the memory"),
+  ):
+    with pytest.raises(ImageError) as error:
+      folder.read_file(tmp_path / name)
+    assert str(error.value) == f"the file {expected}"
+
+
+def test_values_that_do_not_fit(monkeypatch):
+  monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+  image = encode(np.zeros((40, 60), np.uint8))
+  with pytest.raises(ImageError, match="40 x 60 pixels, more than 1,000: a fi"):
+    decoding.decode(image, 3)
+  with pytest.raises(ValueError, match="is 3, which does not divide .* 8: use"):
+    Order(10, 0, 8, repeats=3)
+  for fill in ((1, 2), (1, 2, 256)):
+    with pytest.raises(ValueError, match="fill is .*: use 3 of 0 to 255, one"):
+      policies.make_policy("randaugment", channels=3, fill=fill)

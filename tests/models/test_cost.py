@@ -1,0 +1,19 @@
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.models.cost import cost
+
+
+def test_a_loop_costs_as_much_as_its_blocks_one_by_one():
+  model = fr.create_model("resnet50", stage_sizes=(3, 2), stage_features=(4, 8))
+  assert cost(model.clone(scan=True), 32) == cost(model, 32)
+
+
+@pytest.mark.parametrize(
+  ("name", "millions"),
+  [("resnet50", 11.1), ("resnet101", 16.2), ("resnext50_32x4d", 14.4)],
+)
+def test_activations_are_the_published_ones(name, millions):
+  """Radosavovic et al. 2020, Table 4."""
+  counted = cost(fr.create_model(name, scan=True), 224)
+  assert counted.activations / 1e6 == pytest.approx(millions, abs=0.05)

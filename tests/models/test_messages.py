@@ -1,0 +1,118 @@
+"""The sentences of this room, each on what cannot be."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.models.layers import BatchNorm, Layers
+from flax_resnet.models.shortcut import Shortcut
+from flax_resnet.models.variables import mismatch
+
+FLOATS = "float32, bfloat16 or float64"
+# Fields of a ResNet-18, and how the sentence on them begins.
+FIELDS = [
+  ({"num_classes": 3.0}, "num_classes is 3.0: use int, 0 to 10,000,000"),
+  ({"num_classes": -1}, "num_classes is -1: use 0 to 10,000,000"),
+  ({"stage_sizes": "2222"}, "stage_sizes is '2222': use a tuple of int, 1 or"),
+  ({"stage_features": (8, 0)}, "stage_features is (8, 0): use a tuple of int"),
+  ({"stem_features": "8"}, "stem_features is '8': use int, 1 to 65,536 or No"),
+  ({"use_bias": 1}, "use_bias is 1: use bool"),
+  ({"block": "basic"}, "block is 'basic': use a class of blocks"),
+  ({"dtype": None}, f"dtype is None: use {FLOATS}"),
+  ({"dtype": "bf16"}, f"dtype is 'bf16': use {FLOATS}"),
+  ({"param_dtype": "int32"}, f"param_dtype is 'int32': use {FLOATS}"),
+  ({"stochastic_depth": 1.0}, "stochastic_depth is 1.0: use 0 or more, less "),
+  ({"norm_group_size": 0}, "norm_group_size is 0: use 1 or more or None"),
+  ({"stem": "patch"}, "stem is 'patch': use one of 'imagenet', 'cifar', 'dee"),
+  ({"shortcut": "skip"}, "shortcut is 'skip': use one of 'identity', 'projec"),
+  ({"norm": "layer"}, "norm is 'layer': use one of 'batch', 'none'"),
+  ({"stage_sizes": (1, 1)}, "stage_sizes has 2 entries and stage_features 4: "),
+  ({"stage_sizes": (10**4, 1, 1, 1)}, "stage_sizes is (10000, 1, 1, 1): use 1"),
+  (
+    {"stage_sizes": (), "stage_features": ()},
+    "stage_sizes is (): use 1 to 10,000 blocks in all",
+  ),
+  ({"output_stride": 12}, "output_stride is 12: use one of 4, 8, 16, 32"),
+  ({"dropout": 0.1}, "dropout is an option of Wide ResNets of basic blocks ("),
+  (
+    {"space_to_depth": True, "stem": "cifar"},
+    "space_to_depth is a way to compute the 7x7 stem: stem 'cifar' has none",
+  ),
+  (
+    {"norm": "none", "zero_init_residual": True},
+    "zero_init_residual starts the last scale of BatchNorm at 0, and with ",
+  ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), FIELDS)
+def test_fields_that_cannot_be(fields, message):
+  with pytest.raises(ValueError) as error:
+    fr.create_model("resnet18", **fields)
+  assert str(error.value).startswith(message)
+
+
+def fold(name, **fields):
+  fr.fold_batch_norm(fr.create_model(name, **fields), {"params": {}})
+
+
+SHRINK = Shortcut(partial(Layers().conv, 4, 1), "identity")
+IN_THREES = partial(BatchNorm(group_size=3).init, train=True)
+IMAGES = jnp.ones((8, 2, 2, 8))
+CALLS = [
+  (partial(fr.create_model, "resnet51"), "did you mean 'resnet50'?"),
+  (partial(fr.create_model, "zebra"), "unknown model 'zebra': use resnet18, "),
+  (partial(fold, "wrn_40_4"), "BatchNorm of a pre-activation network comes be"),
+  (partial(fold, "resnet18", norm="none"), "the network has no BatchNorm to f"),
+  (
+    partial(SHRINK.apply, {}, IMAGES, (8, 2, 2, 4), train=False),
+    'cannot go from 8 to 4 channels: use shortcut="projection"',
+  ),
+  (
+    partial(IN_THREES, jax.random.key(0), IMAGES),
+    "a batch of 8 examples cannot be normalized in groups of 3: choose a ",
+  ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS)
+def test_calls_that_cannot_be(call, message):
+  with pytest.raises(ValueError) as error:
+    call()
+  assert message in str(error.value)
+
+
+def test_fields_that_there_are_not():
+  with pytest.raises(TypeError, match=r"num_clases.*mean 'num_classes'\?"):
+    fr.create_model("resnet18", num_clases=3)
+  with pytest.raises(TypeError, match="'parent': use stage_sizes, block, "):
+    fr.create_model("resnet18", parent=None)
+
+
+def test_lists_and_numbers_of_numpy_are_taken():
+  model = fr.create_model(
+    "resnet18",
+    num_classes=np.int64(3),
+    stage_sizes=[1, 1],
+    stage_features=[8, np.int32(16)],
+    stochastic_depth=np.float32(0.1),
+    use_bias=np.True_,
+    dtype=np.dtype("float64"),
+  )
+  assert model.block_names == ["stage1_block1", "stage2_block1"]
+
+
+def test_what_does_not_fit_is_listed():
+  expected = {"a": [3], "b": [1], "c": [2]}
+  assert mismatch(expected, dict(expected)) == ""
+  assert mismatch(expected, {"a": [4], "b": [1], "d": [5]}) == (
+    "missing: c; unexpected: d; different: a [4] instead of [3]"
+  )
+  many = {f"x{n}": [n] for n in range(10)}
+  assert mismatch(many, {}) == (
+    "missing: x0, x1, x2, x3, x4, x5, x6, x7 and 2 more"
+  )

@@ -1,0 +1,282 @@
+"""The network as a whole, and the options that change how it is computed."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import sharding
+from flax_resnet.models.cost import cost
+from flax_resnet.models.layers import StochasticDepth
+from flax_resnet.models.variables import stack
+from tests.drawing import normal, variable_shapes, variables_of
+
+IMAGES = normal(9, (2, 6, 5, 3))
+# A net of one block behind a 3x3 stem.
+ONE_BLOCK = {"stage_sizes": (1,), "stage_features": (8,), "stem": "cifar"}
+
+
+def evaluate(model, variables, images, **keywords):
+  """Returns the outputs of a network in evaluation."""
+  return model.apply(variables, images, train=False, **keywords)
+
+
+def train(model, variables, images, seed=0):
+  """Returns the outputs of a network in training, and its new statistics."""
+  return model.apply(
+    variables,
+    images,
+    train=True,
+    mutable=["batch_stats"],
+    rngs={"dropout": jax.random.key(seed)},
+  )
+
+
+def train_step(model, variables, images):
+  """Returns gradients of a loss, outputs and new statistics."""
+
+  def loss(params):
+    logits, new = train(model, variables | {"params": params}, images)
+    return jnp.square(logits - 1).mean(), (logits, new["batch_stats"])
+
+  return jax.grad(loss, has_aux=True)(variables["params"])
+
+
+def assert_close(a, b, **tolerances):
+  compare = functools.partial(np.testing.assert_allclose, **tolerances)
+  jax.tree.map(compare, a, b)
+
+
+def test_parameters_are_named_as_in_the_paper():
+  model = fr.create_model("resnet50", stage_sizes=(1, 2, 1, 1))
+  params = variable_shapes(model, (1, 32, 32, 3))["params"]
+  assert params["stem"]["conv"]["kernel"].shape == (7, 7, 3, 64)
+  block = params["stage2_block1"]
+  convolutions = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+  assert block.keys() == convolutions | {"shortcut"}
+  assert block["shortcut"]["conv"]["kernel"].shape == (1, 1, 256, 512)
+  assert params["stage2_block2"].keys() == convolutions
+  assert params["head"]["kernel"].shape == (2048, 1000)
+  names = [f"stage{i}_block1" for i in (1, 2, 3, 4)]
+  assert model.block_names == sorted([*names, "stage2_block2"])
+  assert params.keys() == {"stem", "head", *model.block_names}
+
+
+@pytest.mark.parametrize(
+  ("name", "sides", "channels"),
+  [
+    ("resnet18", (32, 16, 8, 4, 2), (64, 64, 128, 256, 512)),
+    ("resnet50", (32, 16, 8, 4, 2), (64, 256, 512, 1024, 2048)),
+    ("cifar_resnet20", (64, 64, 32, 16), (16, 16, 32, 64)),
+  ],
+)
+def test_feature_maps(name, sides, channels):
+  model = fr.create_model(name, stage_sizes=(1,) * (len(sides) - 1))
+  maps = jax.eval_shape(
+    functools.partial(model.apply, train=False, method="features"),
+    variable_shapes(model, (2, 64, 64, 3)),
+    jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
+  )
+  names = ["stem", *(f"stage{i}" for i in range(1, len(sides)))]
+  shapes = [(2, side, side, c) for side, c in zip(sides, channels, strict=True)]
+  wanted = dict(zip(names, shapes, strict=True))
+  assert {name: y.shape for name, y in maps.items()} == wanted
+
+
+def test_no_classes_means_pooled_features():
+  model = fr.create_model("resnet18", num_classes=0, **ONE_BLOCK)
+  variables = variables_of(model, IMAGES.shape)
+  assert "head" not in variables["params"]
+
+  @jax.jit
+  def run(variables):
+    maps = evaluate(model, variables, IMAGES, method="features")
+    return evaluate(model, variables, IMAGES), maps["stage1"].mean((1, 2))
+
+  assert_close(*run(variables), rtol=1e-5)
+
+
+def test_bfloat16_computes_with_float32_state_and_logits():
+  model = fr.create_model("resnet18", dtype="bfloat16", **ONE_BLOCK)
+  variables = variable_shapes(model, IMAGES.shape)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+  run = functools.partial(model.apply, train=False)
+  assert jax.eval_shape(run, variables, IMAGES).dtype == jnp.float32
+  run = functools.partial(run, method="features")
+  maps = jax.eval_shape(run, variables, IMAGES)
+  assert maps["stage1"].dtype == jnp.bfloat16
+
+
+def test_space_to_depth_is_the_7x7_stem():
+  """At an odd height and an even width."""
+  images = normal(2, (2, 9, 14, 3))
+  fields = ONE_BLOCK | {"stem": "imagenet"}
+  plain = fr.create_model("resnet18", **fields)
+  blocked = plain.clone(space_to_depth=True)
+  variables = variables_of(plain, images.shape)
+
+  @jax.jit
+  def run(variables):
+    return [evaluate(net, variables, images) for net in (plain, blocked)]
+
+  assert_close(*run(variables), rtol=1e-3, atol=1e-4)
+  # 4x4 taps of 12 channels instead of 7x7 of 3.
+  assert cost(blocked, 32).multiply_adds > cost(plain, 32).multiply_adds
+
+
+def test_scanned_and_recomputed_blocks_are_the_same_network():
+  plain = fr.create_model(
+    "cifar_preact_resnet110", stage_sizes=(3,), stage_features=(4,)
+  )
+  scanned = plain.clone(scan=True, remat=True)
+  variables = variables_of(plain, IMAGES.shape)
+  stacked = stack(variables)
+  step = jax.jit(train_step, static_argnums=0)
+
+  gradients, (logits, stats) = step(plain, variables, IMAGES)
+  wanted = stack({"params": gradients, "batch_stats": stats})
+  gradients, (theirs, stats) = step(scanned, stacked, IMAGES)
+  found = {"params": gradients, "batch_stats": stats}
+  assert_close((found, theirs), (wanted, logits), rtol=1e-3, atol=1e-5)
+
+  program = jax.make_jaxpr(functools.partial(train, scanned))(stacked, IMAGES)
+  assert "remat" in str(program)
+  assert "scan" in str(program)
+
+
+def drop_rates(model):
+  """Returns the rates that the blocks of a network are dropped at."""
+  rates = []
+
+  def record(apply, arguments, keywords, context):
+    if isinstance(context.module, StochasticDepth):
+      rates.append(arguments[1])
+    return apply(*arguments, **keywords)
+
+  with nn.intercept_methods(record):
+    variable_shapes(model, IMAGES.shape)
+  return rates
+
+
+def test_the_rate_of_stochastic_depth_rises_evenly():
+  model = fr.create_model("resnet50", stochastic_depth=0.3)
+  np.testing.assert_allclose(drop_rates(model), np.linspace(0, 0.3, 16))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_stochastic_depth_drops_blocks_of_some_images(scan):
+  model = fr.create_model(
+    "resnet18",
+    **ONE_BLOCK | {"stage_sizes": (3,)},
+    num_classes=0,
+    stochastic_depth=0.99,
+    scan=scan,
+  )
+  images = jnp.ones((64, 3, 3, 3))
+  variables = variables_of(model, images.shape)
+
+  @jax.jit
+  def run(variables):
+    pooled, _ = train(model, variables, images)
+    return pooled, evaluate(model, variables, images)
+
+  pooled, evaluated = run(variables)
+  # All images are alike: what differs is what was dropped of them.
+  kinds = np.unique(np.asarray(pooled).round(3), axis=0)
+  assert 2 <= len(kinds) <= 4
+  assert_close(evaluated, evaluated[:1].repeat(64, 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet50d", "resnetv2_50"])
+def test_a_smaller_output_stride_keeps_the_parameters(name):
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  model = fr.create_model(name, stage_sizes=(1, 1, 2, 1), num_classes=0)
+  variables = variable_shapes(model, images.shape)
+  for stride in (32, 16, 8, 4):
+    dilated = model.clone(output_stride=stride)
+    assert variable_shapes(dilated, images.shape) == variables
+    run = functools.partial(dilated.apply, train=False, method="features")
+    side = jax.eval_shape(run, variables, images)["stage4"].shape[1]
+    assert side == 64 // stride
+
+
+def test_dropout_of_wide_resnets():
+  model = fr.create_model("wrn_28_10", dropout=0.5, **ONE_BLOCK)
+  without = model.clone(dropout=0.0)
+  variables = variables_of(model, IMAGES.shape)
+
+  @jax.jit
+  def run(seed):
+    dropped, _ = train(model, variables, IMAGES, seed)
+    nets = (model, without)
+    return dropped, *(evaluate(net, variables, IMAGES) for net in nets)
+
+  dropped, evaluated, wanted = run(0)
+  np.testing.assert_array_equal(evaluated, wanted)
+  np.testing.assert_array_equal(dropped, run(0)[0])
+  assert np.abs(dropped - run(1)[0]).max() > 1e-3
+
+
+def test_head_dropout_drops_pooled_features_in_training():
+  """Behind an identity for a head, where logits are the features."""
+  model = fr.create_model(
+    "resnet18", num_classes=8, head_dropout=0.75, **ONE_BLOCK
+  )
+  images = normal(3, (100, 3, 3, 3))
+  variables = variables_of(model, images.shape)
+  variables["params"]["head"] = {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}
+
+  @jax.jit
+  def run(variables):
+    pooled = model.clone(num_classes=0)
+    return (
+      train(model, variables, images)[0],
+      train(pooled, variables, images)[0],
+      evaluate(model, variables, images),
+      evaluate(pooled, variables, images),
+    )
+
+  logits, features, evaluated, wanted = run(variables)
+  dropped = logits == 0
+  assert_close(logits, np.where(dropped, 0, 4 * features), rtol=1e-3, atol=1e-4)
+  assert 0.7 < dropped[features != 0].mean() < 0.8
+  assert_close(evaluated, wanted, rtol=1e-5)
+
+
+def test_groups_are_per_device_batch_norm():
+  """Against each device's own BatchNorm, as pmap had it, by `shard_map`."""
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  with jax.enable_x64(True):
+    model = fr.create_model(
+      "resnet18",
+      **ONE_BLOCK,
+      num_classes=3,
+      dtype="float64",
+      param_dtype="float64",
+    )
+    images = normal(3, (8, 3, 4, 3), np.float64)
+    variables = variables_of(model, images.shape, np.float64)
+
+    @jax.jit
+    @functools.partial(
+      jax.shard_map,
+      mesh=mesh,
+      in_specs=PartitionSpec("batch"),
+      out_specs=(PartitionSpec(), (PartitionSpec("batch"), PartitionSpec())),
+      check_vma=False,
+    )
+    def per_device(images):
+      gradients, (logits, stats) = train_step(model, variables, images)
+      gradients, stats = jax.lax.pmean((gradients, stats), "batch")
+      return gradients, (logits, stats)
+
+    split = jax.device_put(images, sharding.split_by_batch(mesh))
+    in_groups = model.clone(norm_group_size=2)
+    step = jax.jit(functools.partial(train_step, in_groups))
+    ours, theirs = step(variables, split), per_device(images)
+    assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

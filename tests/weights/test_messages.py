@@ -1,0 +1,225 @@
+"""What is said of weights that cannot be read, or do not fit."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+import flax_resnet as fr
+from flax_resnet.weights import files, hub, load_pretrained, WeightsError
+from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
+from tests.weights import cases, hub_cache
+
+CASE = cases.CASES["cifar_resnet20"]
+MODEL = CASE.network()
+RUN = {
+  "model": {"name": "cifar_resnet8", "num_classes": 10},
+  "data": {"image_size": 8},
+  "augment": {"mean": [0.5], "std": [0.5]},
+}
+
+
+@pytest.fixture(scope="module")
+def tensors():
+  return cases.filled(cases.our_shapes(CASE))
+
+
+def written(path, content):
+  path.parent.mkdir(exist_ok=True)
+  path.write_bytes(content)
+  return path
+
+
+def checkpoint(path, tensors):
+  files.write_checkpoint(path, fr.from_torch(tensors, MODEL))
+  return path
+
+
+def workdir(path, config):
+  written(path / "run" / "config.json", json.dumps(config).encode())
+  return path / "run"
+
+
+# What is done with a folder and the tensors of a network, and what is said.
+CASES = {
+  "no file": (
+    lambda path, _: files.read(path / "x.pth"),
+    "there is no weight file {path}/x.pth",
+  ),
+  "another ending": (
+    lambda path, _: files.read(written(path / "x.h5", b"x")),
+    "weight file {path}/x.h5 has an unknown ending: use .safetensors or .pth, "
+    ".pt, .th, .bin",
+  ),
+  "another ending to write": (
+    lambda path, tensors: files.write(path / "x.h5", tensors),
+    "weight file {path}/x.h5 has an unknown ending: use .safetensors or",
+  ),
+  "a cut file": (
+    lambda path, tensors: files.read(
+      written(path / "x.safetensors", save(tensors)[:-100])
+    ),
+    "weight file {path}/x.safetensors is not a whole .safetensors file: ",
+  ),
+  "an empty file": (
+    lambda path, _: files.read(written(path / "x.safetensors", b"")),
+    "is not a whole .safetensors file: ",
+  ),
+  "an image": (
+    lambda path, _: files.read(written(path / "x.safetensors", b"GIF8" * 99)),
+    "is not a whole .safetensors file: ",
+  ),
+  "a folder": (
+    lambda path, _: files.read(path),
+    "folder {path} is not a Flax checkpoint: ",
+  ),
+  "another network": (
+    lambda path, tensors: fr.from_pretrained(
+      checkpoint(path / "flax", tensors), "cifar_resnet8"
+    ),
+    "the weights, read with the names of this package, are not those of the "
+    "model: unexpected: batch_stats/stage2_block2/bn1/mean, ",
+  ),
+  "tensors that do not fit": (
+    lambda _, tensors: fr.from_torch(
+      {k: v for k, v in tensors.items() if k != "layer1.0.bn2.running_var"}
+      | {"layer9.0.weight": np.zeros(1), "linear.weight": np.zeros((7, 64))},
+      MODEL,
+    ),
+    "the weights, read with the names of the CIFAR nets of akamaster, are not "
+    "those of the model: missing: layer1.0.bn2.running_var; unexpected: "
+    "layer9.0.weight; different: linear.weight [7, 64] instead of [10, 64]",
+  ),
+  "a tensor of another rank": (
+    lambda _, tensors: fr.from_torch(
+      tensors | {"conv1.weight": np.zeros(3)}, MODEL
+    ),
+    "different: conv1.weight [3] instead of [16, 3, 3, 3]",
+  ),
+  "a head that is none": (
+    lambda path, tensors: (
+      save_file(tensors | {"linear.weight": np.zeros(())}, path / "x.pt"),
+      (path / "x.pt").rename(path / "x.safetensors"),
+      fr.from_pretrained(
+        path / "x.safetensors", CASE.model, **dict(CASE.fields)
+      ),
+    ),
+    "different: linear.weight [] instead of [10, 64]",
+  ),
+  "no model": (
+    lambda path, tensors: fr.from_pretrained(
+      checkpoint(path / "flax", tensors)
+    ),
+    '{path}/flax does not say of which network: give model="…"',
+  ),
+  "a run without a checkpoint": (
+    lambda path, _: load_pretrained(workdir(path, RUN)),
+    "workdir {path}/run has no checkpoint yet",
+  ),
+  "a config of no run": (
+    lambda path, _: load_pretrained(
+      workdir(path, RUN | {"model": {"name": 7}})
+    ),
+    "{path}/run/config.json is not that of a run: ",
+  ),
+  "a run of no network": (
+    lambda path, _: load_pretrained(
+      workdir(path, RUN | {"model": {"name": "cifar_resnet8", "shortcut": "x"}})
+    ),
+    "{path}/run/config.json is not that of a run: ",
+  ),
+  "a name of no repository": (
+    lambda *_: hub.fetch("hf-hub:../../etc/passwd"),
+    "'hf-hub:../../etc/passwd' cannot be read: use hf-hub:owner/repository, "
+    "with @revision if so wanted",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights(case, tensors, tmp_path):
+  call, expected = CASES[case]
+  with pytest.raises(WeightsError) as caught:
+    call(tmp_path, tensors)
+  assert expected.format(path=tmp_path) in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("documents", "expected"),
+  [
+    ({}, "hf-hub:a/b is not in the local cache, and the hub cannot be reached"),
+    (
+      {"config": {"pretrained_cfg": {"input_size": []}}},
+      "hf-hub:a/b has a config that cannot be: IndexError",
+    ),
+    (
+      {
+        "config": hub_cache.TIMM
+        | {"pretrained_cfg": hub_cache.TIMM["pretrained_cfg"] | {"crop_pct": 7}}
+      },
+      "hf-hub:a/b has a config that cannot be: ValueError('crop_fraction is 7: "
+      "use 0.001 to 1')",
+    ),
+    ({"config": []}, "config.json of hf-hub:a/b is not JSON (something else"),
+  ],
+)
+def test_repositories(documents, expected, monkeypatch, tmp_path):
+  hub_cache.write_repository(
+    monkeypatch, tmp_path, "a/b", tensors={"x": np.zeros(2)}, **documents
+  )
+  with pytest.raises(WeightsError) as caught:
+    hub.fetch("hf-hub:a/b")
+  assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("values", "expected"),
+  [
+    ({"image_size": 0}, "image_size is 0: use 1 to 9,459"),
+    ({"image_size": "8"}, "image_size is '8': use int, 1 to 9,459"),
+    ({"interpolation": "cubic"}, "interpolation is 'cubic': use one of"),
+    ({"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): use a tuple of float,"),
+    ({"mean": (0.5,)}, "give one of each a channel"),
+  ],
+)
+def test_preprocessing(values, expected):
+  with pytest.raises(ValueError) as caught:
+    Preprocessing(**vars(IMAGENET) | values)
+  assert expected in str(caught.value)
+
+
+def test_files_of_pytorch_without_it(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  path = written(tmp_path / "x.pth", b"x")
+  for call in (files.read, lambda p: files.write(p, {"x": np.zeros(3)})):
+    with pytest.raises(WeightsError) as caught:
+      call(path)
+    assert str(caught.value) == (
+      ".pth files are PyTorch's: install torch to read or write "
+      f"{path}, or use a .safetensors file"
+    )
+  assert path.read_bytes() == b"x"
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+  ("values", "expected"),
+  [
+    (b"", "is not a PyTorch file of tensors alone: "),
+    (lambda torch: [torch.zeros(3)], "holds no state_dict of tensors"),
+    (lambda torch: {"x": 3}, "holds no state_dict of tensors"),
+  ],
+)
+def test_files_of_pytorch(values, expected, tmp_path):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / "x.pth"
+  if callable(values):
+    torch.save(values(torch), path)
+  else:
+    path.write_bytes(values)
+  with pytest.raises(WeightsError) as caught:
+    files.read(path)
+  assert f"weight file {path} {expected}" in str(caught.value)

@@ -1,0 +1,107 @@
+"""A network and its weights out of a file, a checkpoint, a run or the hub."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import flax_resnet as fr
+from flax_resnet.models.variables import unstack
+from flax_resnet.weights import files, load_pretrained
+from flax_resnet.weights.preprocessing import Preprocessing
+from tests.drawing import normal
+from tests.weights import cases
+
+CASE = cases.CASES["cifar_resnet20"]
+NAME, FIELDS = CASE.model, dict(CASE.fields)
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+  return cases.filled(cases.our_shapes(CASE))
+
+
+@pytest.fixture(scope="module")
+def variables(state_dict):
+  return fr.from_torch(state_dict, CASE.network())
+
+
+@pytest.fixture(scope="module", params=["file", "checkpoint"])
+def weights(request, state_dict, variables, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("weights")
+  if request.param == "file":
+    save_file(state_dict, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+  files.write_checkpoint(folder / "flax", variables)
+  return folder / "flax"
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_number_of_classes_is_that_of_the_weights(weights, variables):
+  model, found = fr.from_pretrained(weights, NAME, **FIELDS)
+  assert model.num_classes == 10
+  assert_same(found, variables)
+
+
+def test_a_scanned_network_takes_the_same_weights(weights, variables):
+  _, scanned = fr.from_pretrained(weights, NAME, scan=True, **FIELDS)
+  assert "stage2_blocks" in scanned["params"]
+  assert_same(unstack(scanned), variables)
+
+
+def test_a_new_head_is_drawn_for_other_classes(weights, variables, capsys):
+  model, found = fr.from_pretrained(weights, NAME, num_classes=3, **FIELDS)
+  assert model.num_classes == 3
+  head = found["params"].pop("head")
+  assert head["kernel"].shape == (64, 3)
+  assert 0.005 < head["kernel"].std() < 0.02
+  whole = {k: v for k, v in variables["params"].items() if k != "head"}
+  assert_same(found, {**variables, "params": whole})
+  assert capsys.readouterr().out == (
+    "the weights have 10 classes and the model 3: its head is initialized "
+    "anew\n"
+  )
+
+
+def test_no_classes_are_embeddings(weights, variables, capsys):
+  trunk, found = fr.from_pretrained(weights, NAME, num_classes=0, **FIELDS)
+  assert "head" not in found["params"]
+  x = normal(0, (2, 8, 8, 3))
+  embeddings, logits = (
+    jax.jit(functools.partial(model.apply, train=False))(variables, x)
+    for model, variables in ((trunk, found), (CASE.network(), variables))
+  )
+  head = variables["params"]["head"]
+  np.testing.assert_allclose(
+    embeddings @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-4
+  )
+  assert capsys.readouterr().out == ""
+
+
+def test_the_channels_are_those_of_the_stem(state_dict, tmp_path):
+  kernel = state_dict["conv1.weight"][:, :1].copy()
+  save_file(state_dict | {"conv1.weight": kernel}, tmp_path / "x.safetensors")
+  loaded = load_pretrained(tmp_path / "x.safetensors", NAME, **FIELDS)
+  assert loaded.channels == 1
+
+
+@pytest.mark.parametrize(
+  ("values", "size", "share"),
+  [
+    ({}, 8, 1.0),
+    ({"eval_image_size": 12, "center_crop_fraction": 0.875}, 12, 0.875),
+  ],
+)
+def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
+  config = {
+    "data": {"image_size": 8, **values},
+    "augment": {"mean": [0.3], "std": [0.35]},
+  }
+  assert Preprocessing.of_run(config) == Preprocessing(
+    size, share, "bilinear", (0.3,), (0.35,)
+  )
