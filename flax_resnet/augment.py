@@ -48,9 +48,10 @@ def make_augment(
   batch_size: int,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[Augment, Normalize]:
-  """Returns what is done to a batch in training, and to images in evaluation.
+  """Returns the augmentation of a batch, and the normalization of images.
 
-  The order is that of timm: images are mixed, and then erased.
+  Training takes the first, evaluation the second. The order is that of timm:
+  images are mixed, and then erased.
 
   Args:
     mean: means by channel, of images scaled to [0, 1].

@@ -126,9 +126,9 @@ def find_images(names: Sequence[str]) -> list[pathlib.Path]:
   """Returns the files that paths, folders and patterns name, in order.
 
   Args:
-    names: a file is taken as it is; a folder stands for the images in it and
-      below; a pattern with *, ** or ? for the images that it matches. ** does
-      not follow links to folders, which may lead in circles.
+    names: files, which are taken whatever their ending; folders, for the images
+      in them and below; patterns with *, ** or ?, for the images that they
+      match. ** does not follow links to folders, which may lead in circles.
 
   Raises:
     ValueError: for a path that is not there, or holds no image.

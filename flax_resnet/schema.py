@@ -165,11 +165,11 @@ def parameters_of(
       without linen's own.
     optional: whether all are to be optional.
   """
-  of_linen = ("parent", "name") if hasattr(function, "apply") else ()
+  linen_fields = ("parent", "name") if hasattr(function, "apply") else ()
   return {
     name: parameter.replace(default=None) if optional else parameter
     for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is not parameter.VAR_KEYWORD and name not in of_linen
+    if parameter.kind is not parameter.VAR_KEYWORD and name not in linen_fields
   }
 
 
@@ -225,7 +225,7 @@ def _wanted(value: Any, annotation: Any) -> str:
   options = _options(annotation)
   if any(_fits(value, kind, bounds) for kind, bounds in options):
     return _sane(value)
-  # A number of the right type is told its range alone.
+  # For a number of the right type, the range alone says what to use.
   typed = not any(_fits(value, kind, None) for kind, _ in options)
   return _spell(annotation, typed)
 
@@ -331,8 +331,8 @@ def _run(path: pathlib.Path) -> "ml_collections.ConfigDict":
     spec.loader.exec_module(module)
     config = module.get_config()
   except Exception as error:  # Whatever the user's own code raises.
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    raise InputError(f"config file {path} fails with {what}") from error
+    failure = " ".join(f"{type(error).__name__}: {error}".split())
+    raise InputError(f"config file {path} fails with {failure}") from error
   finally:
     sys.path.pop(0)
   if not isinstance(config, ml_collections.ConfigDict):

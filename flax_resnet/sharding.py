@@ -64,7 +64,7 @@ def join_hosts(
 
 
 def _is_one_of_many(environ: Mapping[str, str]) -> bool:
-  """Whether a launcher has started several; `jax.distributed` reads the rest."""
+  """Whether a launcher has started several processes of a run."""
   for count, rank in (
     ("SLURM_NTASKS", "SLURM_PROCID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),

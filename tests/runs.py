@@ -40,9 +40,12 @@ def first_state(run: Run) -> TrainState:
   return sharding.replicate(run.drawn_state(), run.mesh)
 
 
-def after_steps(run: Run, num_steps: int) -> TrainState:
-  """Returns the state after so many steps."""
-  state, inputs = first_state(run), run.train_inputs(0)
+def after_steps(
+  run: Run, num_steps: int, state: TrainState | None = None
+) -> TrainState:
+  """Returns the state after so many steps; None for those of a drawn one."""
+  state = first_state(run) if state is None else state
+  inputs = run.train_inputs(int(state.step))
   while state.step < num_steps:
     state = run.train_step(state, next(inputs)[0])
   return state

@@ -66,7 +66,7 @@ NAMES = {
 }
 # Networks of a few layers in the code of pages.
 THIN = {
-  '"resnet18"': '"resnet18", stage_sizes=(1, 1), stage_features=(8, 8)',
+  '"resnet18"': '"resnet18", stage_sizes=(1,), stage_features=(8,)',
   '"cifar_resnet20"': '"cifar_resnet8", stage_features=(4, 4, 8)',
 }
 # Not run here: they change the environment, wait for other processes, need
@@ -280,7 +280,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_scripts_and_tests_that_are_named_exist(page):
   named = re.findall(
-    r"\b((?:benchmarks|examples|docs|tests|configs)/[\w/.]*\w)",
+    r"(?<![\w/])((?:benchmarks|examples|docs|tests|configs)/[\w/.]*\w)",
     page.read_text(),
   )
   # Of an older commit, which the page names; and built by docs/reference.py.

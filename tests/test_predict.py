@@ -83,12 +83,9 @@ def softmax(logits):
   return powers / powers.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("batch_size", [4, 32])
-def test_predictions_are_those_of_evaluation(
-  predictor, evaluated, folder, batch_size
-):
+def test_predictions_are_those_of_evaluation(predictor, evaluated, folder):
   paths = [folder / str(n % 2) / f"{n}.png" for n in range(9)]
-  found = list(predictor.predict(paths, batch_size))
+  found = list(predictor.predict(paths, batch_size=4))
   np.testing.assert_allclose(found, softmax(evaluated[2]), atol=1e-5)
 
 
@@ -116,7 +113,7 @@ def test_the_most_probable_classes_are_printed(
 
 
 def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
-  for name in ("notes.txt", ".8.png"):
+  for name in ("notes.txt", "9.png", ".9.png"):
     (tmp_path / name).touch()
   (tmp_path / "digits").symlink_to(folder)
   names = lambda *paths: [p.name for p in find_images(list(map(str, paths)))]
@@ -125,8 +122,10 @@ def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
   assert names(folder / "**" / "8.png") == ["8.png"]
   assert names(folder / "**" / "1" / "**" / "[35].png") == ["3.png", "5.png"]
   assert len(names(folder / "**")) == 9
+  # Hidden files are left out.
+  assert names(tmp_path / "*.png") == ["9.png"]
   # Links in a folder are followed, and named ones in a pattern.
-  assert len(names(tmp_path)) == 9
+  assert len(names(tmp_path)) == 10
   assert names(tmp_path / "*" / "0" / "[46].png") == ["4.png", "6.png"]
   # A file that is named is taken, whatever its ending.
   assert names(tmp_path / "notes.txt", folder / "0/2.png") == [
@@ -140,13 +139,13 @@ def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
   ]
 
 
-def predictor_of(num_classes=5, channels=3, **said):
-  """Returns a predictor of thin weights, with what they say of themselves."""
+def predictor_of(num_classes=5, channels=3, **known):
+  """Returns a predictor of thin weights, and what is known of them."""
   model = fr.create_model(
     "cifar_resnet8", num_classes=num_classes, stage_features=(4, 4, 4)
   )
   variables = variables_of(model, (1, 8, 8, channels))
-  return Predictor.of(Pretrained(model, variables, **said))
+  return Predictor.of(Pretrained(model, variables, **known))
 
 
 def test_weights_that_say_nothing_get_the_preprocessing_of_imagenet():

@@ -4,9 +4,9 @@ import runpy
 
 import pytest
 
-from flax_resnet.models import create_model
+from flax_resnet.models import create_model, ResNet
 from flax_resnet.training import load_recipe
-from flax_resnet.schema import check
+from flax_resnet.schema import build
 from tests.recipes import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "variants.py"
@@ -29,8 +29,9 @@ def test_the_recipe_of_every_variant_is_there(study):
     config = load_recipe(
       ROOT / "configs" / f"{variant.recipe}.py", variant.overrides
     )
-    check("config.model", create_model, config.model, {})
-    create_model(**config.model)
+    build(
+      "config.model", create_model, config.model.to_dict(), fields_of=ResNet
+    )
 
 
 def test_the_table_is_that_of_the_runs(call_main, data_dir, tmp_path):

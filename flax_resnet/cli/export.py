@@ -1,6 +1,6 @@
 """Export a trained network as one file: StableHLO, or ONNX.
 
-OUT has the weights inside and leaves the batch size open. It takes normalised
+OUT has the weights inside and leaves the batch size open. It takes normalized
 images float32 [b, h, w, c], or with --pixels uint8 [b, h, w, c] as they come
 out of the resize, and gives logits. An OUT that ends in .onnx is ONNX (needs
 pip install 'flax_resnet[onnx]'); any other is StableHLO for CPU, NVIDIA GPU and
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("target", metavar="OUT", type=pathlib.Path)
   flags.add_network_arguments(parser)
   parser.add_argument(
-    "--pixels", action="store_true", help="take uint8 and normalise inside"
+    "--pixels", action="store_true", help="take uint8 and normalize inside"
   )
   parser.add_argument(
     "--fold", action="store_true", help="fold BatchNorm into the convolutions"

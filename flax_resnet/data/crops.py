@@ -19,7 +19,7 @@ def center_crop(
   fraction: float = 1.0,
   interpolation: str = "bilinear",
 ) -> Transform:
-  """Returns what cuts the central `size` x `size` out of an image.
+  """Returns a transform that cuts the center out of an image.
 
   The short side is resized to `size / fraction`, then the middle is cut out:
   the pixels of torchvision's `Resize` and `CenterCrop` on a Pillow image,
@@ -76,10 +76,10 @@ def random_resized_crop(
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Transform:
-  """Returns what resizes a random part of an image.
+  """Returns a transform that cuts a random part out of an image.
 
-  Szegedy et al. 2014 (arXiv:1409.4842), section 6. The part is halved as often
-  as fits, and then bilinear: see `LazyImage.resized_crop`.
+  Szegedy et al. 2014 (arXiv:1409.4842), section 6. The part is resized by
+  `LazyImage.resized_crop`.
 
   Args:
     channels: 1 for gray, 3 for RGB.

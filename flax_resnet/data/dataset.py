@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from etils import epy
 import numpy as np
 
-from flax_resnet.data import crops, pipeline, policies, sources
+from flax_resnet.data import crops, pipeline, sources
 from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.order import HostShard, Order
@@ -21,9 +21,10 @@ from flax_resnet.data.pipeline import (
   ReadOptions,
   RecordReader,
 )
+from flax_resnet.data.policies import make_policy, Policy
 from flax_resnet.data.sources import OnError, Source
 from flax_resnet.errors import reported_as
-from flax_resnet.schema import arguments, Count, NotNegative, Range
+from flax_resnet.schema import arguments, Count, Range
 
 with epy.lazy_imports():  # Slow to import, and not every data set needs it.
   from flax_resnet.data import tfds
@@ -119,9 +120,10 @@ class Split:
 
   def train_indices(self, *, seed: int, **shard: int) -> Iterator[np.ndarray]:
     """Yields the records' indices of each of `train_batches`, int32 [b]."""
-    return pipeline.train_indices(
-      len(self), HostShard(**shard), seed=seed, repeats=self.repeats
-    )
+    rows = HostShard(**shard)
+    order = Order(len(self), seed, rows.batch_size, self.repeats)
+    for start in itertools.count(step=rows.rows):
+      yield order(rows.positions(start, rows.rows))
 
   def eval_batches(self, **shard: int) -> Iterator[Batch]:
     """Yields the batches of `pipeline.eval_batches`.
@@ -145,20 +147,7 @@ class Split:
     return next(self.eval_batches(batch_size=len(self)))
 
   def in_memory(self) -> "Split":
-    """Returns the same split, decoded once and kept."""
-    if self.random:
-      source = sources.DecodedSource(self.source)
-      reader, *early = (
-        dataclasses.replace(reader, source=source)
-        for reader in (self.reader, *(reader for _, reader in self.early))
-      )
-      ends = [until for until, _ in self.early]
-      return dataclasses.replace(
-        self,
-        source=source,
-        reader=reader,
-        early=list(zip(ends, early, strict=True)),
-      )
+    """Returns the same split, read once; its images must not be random."""
     shard = HostShard(batch_size=len(self))
     whole = next(
       pipeline.eval_batches(self.reader, shard, options=self.options)
@@ -204,7 +193,7 @@ def load(section: Mapping[str, Any], *, num_classes: int) -> Dataset:
 
   Args:
     section: section `data` of a config: its keys are the keyword arguments of
-      `open_sources`, `make_operations`, `ReadOptions`, `make_train_split` and
+      `open_sources`, `make_policy`, `ReadOptions`, `make_train_split` and
       `make_eval_split`, which describe them.
     num_classes: classes of the network; the data set must have as many.
 
@@ -212,15 +201,18 @@ def load(section: Mapping[str, Any], *, num_classes: int) -> Dataset:
     InputError: for a key or a value that cannot be, and for a data set that is
       not there or has other classes.
   """
-  for_sources, for_operations, for_reading, for_train, for_eval = arguments(
+  for_sources, for_policy, for_reading, for_train, for_eval = arguments(
     "config.data",
     section,
     *SECTION,
-    given=("num_classes", "channels", "source", "operations", "options"),
+    given=(
+      *("num_classes", "source", "operations", "options"),
+      *("channels", "interpolation", "fill"),
+    ),
   )
   with reported_as("config.data"):
     train, evaluation = open_sources(num_classes=num_classes, **for_sources)
-    operations = make_operations(train.channels, **for_operations)
+    operations = make_policy(channels=train.channels, **for_policy)
     options = ReadOptions(**for_reading)
     return Dataset(
       make_train_split(train, operations, options, **for_train),
@@ -293,40 +285,9 @@ def open_sources(
   return train, evaluation
 
 
-def make_operations(
-  channels: int,
-  *,
-  policy: policies.PolicyName | None = None,
-  policy_magnitude: NotNegative | None = None,
-  policy_magnitude_std: NotNegative = 0.0,
-  policy_num_ops: Annotated[int, Range(minimum=1, maximum=100)] | None = None,
-) -> policies.Policy | None:
-  """Returns the random operations after the crop, of `policies.make_policy`.
-
-  Args:
-    channels: channels of the images, 1 for gray or 3 for RGB.
-    policy: name of the policy; None (default) for none.
-    policy_magnitude: strength of the operations, 0 to 30 or 10; None (default)
-      for 9.
-    policy_magnitude_std: standard deviation of the strength; default 0.
-    policy_num_ops: operations on an image, 1 to 100; None (default) for those
-      of the policy's authors.
-
-  Raises:
-    ValueError: for a strength that the policy does not have.
-  """
-  return policies.make_policy(
-    policy,
-    channels=channels,
-    magnitude=policy_magnitude,
-    magnitude_std=policy_magnitude_std,
-    num_ops=policy_num_ops,
-  )
-
-
 def make_train_split(
   source: Source,
-  operations: policies.Policy | None,
+  operations: Policy | None,
   options: ReadOptions,
   *,
   image_size: ImageSize,
@@ -379,6 +340,10 @@ def make_train_split(
     )
   low, high = crop_scale
 
+  random = bool(random_resized_crop or operations or early_image_sizes)
+  if in_memory and random:
+    source = sources.DecodedSource(source)
+
   def reader(size: int) -> RecordReader:
     if random_resized_crop:
       crop = crops.random_resized_crop(source.channels, size, (low, high))
@@ -396,12 +361,12 @@ def make_train_split(
     source,
     reader(image_size),
     options,
-    random=bool(random_resized_crop or operations or early_image_sizes),
+    random=random,
     early=[(until, reader(int(size))) for until, size in early_image_sizes],
     repeats=repeated_augmentation,
     on_error=on_error,
   )
-  return split.in_memory() if in_memory else split
+  return split.in_memory() if in_memory and not random else split
 
 
 def make_eval_split(
@@ -440,7 +405,7 @@ def make_eval_split(
 # The functions whose keyword arguments are the keys of `config.data`.
 SECTION = (
   open_sources,
-  make_operations,
+  make_policy,
   ReadOptions,
   make_train_split,
   make_eval_split,

@@ -215,17 +215,6 @@ def train_batches(
   return _batches(read, num_batches, shard.rows, reader.chunk_size, options)
 
 
-def train_indices(
-  num_records: int, shard: HostShard, *, seed: int, repeats: int = 1
-) -> Iterator[np.ndarray]:
-  """Yields the indices of the records of `train_batches`, int32 [b] a batch."""
-  order = Order(num_records, seed, shard.batch_size, repeats)
-  start = 0
-  while True:
-    yield order(shard.positions(start, shard.rows))
-    start += shard.rows
-
-
 def eval_batches(
   reader: Reader, shard: HostShard, *, options: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
@@ -301,7 +290,7 @@ def _batches(
 
 
 def _warn_as_here() -> Callable[[int, int], None]:
-  """Returns what makes a worker process warn as this one does."""
+  """Returns a function that makes a worker process warn as this one does."""
   filters, form = list(warnings.filters), warnings.formatwarning
   level = logging.getLogger("PIL").level
 

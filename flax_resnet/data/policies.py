@@ -5,71 +5,53 @@ and gives the pixels of torchvision's function on a Pillow image.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from flax_resnet.schema import NotNegative, Range
 
 # From uint8 [h, w, c], and the generator of its position in the run, to such.
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 PolicyName = Literal["randaugment", "randaugment_increasing", "trivialaugment"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "random"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How an image is sampled where it is moved.
-
-  Attributes:
-    method: interpolation between pixels.
-    fill: color outside of the image, 0 to 255: a number for each channel.
-  """
-
-  method: Image.Resampling
-  fill: tuple[int, ...]
-
-  def color(self, image: Image.Image) -> int | tuple[int, ...]:
-    """Returns `fill` as Pillow takes it for an image."""
-    return self.fill[0] if image.mode == "L" else self.fill
-
-
-# From an image, an amount in a unit of the operation's own, and the sampling.
-Operation = Callable[[Image.Image, float, Sampling], Image.Image]
+# The color of what comes from outside of an image, as Pillow takes it.
+Fill = int | tuple[int, ...]
+# From an image, an amount in a unit of the operation's own, and how an image is
+# sampled where it is moved, to an image.
+Operation = Callable[[Image.Image, float, Image.Resampling, Fill], Image.Image]
 
 
 def _affine(inverse: Callable[[float], Sequence[float]]) -> Operation:
-  """Returns a move: pixel (x, y) comes from (ax + by + c, dx + ey + f).
+  """Returns the operation that moves (ax + by + c, dx + ey + f) to (x, y).
 
   Args:
     inverse: function of the amount that returns (a, b, c, d, e, f).
   """
-
-  def move(image, amount, sampling):
-    return image.transform(
-      image.size,
-      Image.Transform.AFFINE,
-      inverse(amount),
-      sampling.method,
-      fillcolor=sampling.color(image),
-    )
-
-  return move
+  return lambda image, amount, method, fill: image.transform(
+    image.size,
+    Image.Transform.AFFINE,
+    inverse(amount),
+    method,
+    fillcolor=fill,
+  )
 
 
 def _enhance(enhancer: Callable) -> Operation:
-  """Returns what multiplies the distance from another image by 1 + change.
+  """Returns the operation that makes the distance from another image larger.
 
   Args:
-    enhancer: one of Pillow's, which says what the other image is.
+    enhancer: one of Pillow's, which defines the other image; the factor is
+      1 + the amount.
   """
-  return lambda image, change, _: enhancer(image).enhance(1 + change)
+  return lambda image, change, *_: enhancer(image).enhance(1 + change)
 
 
 def _by_value(change: Callable[[int, float], int]) -> Operation:
-  """Returns what replaces each value of 0 to 255, whatever its channel."""
+  """Returns the operation that changes each value of 0 to 255 alike."""
 
-  def replace(image, amount, _):
+  def replace(image, amount, *_):
     table = [change(value, amount) for value in range(256)]
     return image.point(table * len(image.getbands()))
 
@@ -77,15 +59,15 @@ def _by_value(change: Callable[[int, float], int]) -> Operation:
 
 
 def _plain(function: Callable[[Image.Image], Image.Image]) -> Operation:
-  """Returns an operation that has no amount."""
+  """Returns the operation that has no amount."""
   return lambda image, *_: function(image)
 
 
 def rotate(
-  image: Image.Image, degrees: float, sampling: Sampling
+  image: Image.Image, degrees: float, method: Image.Resampling, fill: Fill
 ) -> Image.Image:
   """Rotates about the center, counterclockwise."""
-  return image.rotate(degrees, sampling.method, fillcolor=sampling.color(image))
+  return image.rotate(degrees, method, fillcolor=fill)
 
 
 # The amount is the slope: rows go to the left, and columns up, by so many times
@@ -204,7 +186,7 @@ class Preset(NamedTuple):
     choices: operations to draw from, with equal chance.
     highest: magnitude of level 1; magnitudes count from 0.
     num_ops: operations on an image.
-    probability: probability that what was drawn is done.
+    probability: probability of an operation, once drawn, to be done.
     interpolation: interpolation where an image is moved.
     fill: color outside of the image, in all channels.
   """
@@ -224,77 +206,36 @@ PRESETS: dict[PolicyName, Preset] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class RandomOperations:
-  """A policy: some operations one after the other, drawn with replacement.
-
-  Attributes:
-    choices: operations to draw from, with equal chance.
-    level: function that draws the level, 0 to 1.
-    num_ops: operations that are drawn for an image.
-    probability: probability that what was drawn is done.
-    methods: interpolations, of which one is drawn each time.
-    fill: color outside of the image, 0 to 255: a number for each channel.
-  """
-
-  choices: Sequence[Choice]
-  level: Callable[[np.random.Generator], float]
-  num_ops: int
-  probability: float
-  methods: Sequence[Image.Resampling]
-  fill: tuple[int, ...]
-
-  def __call__(
-    self, pixels: np.ndarray, rng: np.random.Generator
-  ) -> np.ndarray:
-    """Returns uint8 [h, w, c] of the same shape."""
-    gray = pixels.shape[-1] == 1
-    image = Image.fromarray(pixels.squeeze(-1) if gray else pixels)
-    for _ in range(self.num_ops):
-      choice = self.choices[int(rng.integers(len(self.choices)))]
-      if rng.random() < self.probability:
-        image = self._apply(choice, image, rng)
-    return np.asarray(image).reshape(pixels.shape)
-
-  def _apply(
-    self, choice: Choice, image: Image.Image, rng: np.random.Generator
-  ) -> Image.Image:
-    amount = choice.amount(self.level(rng), image.size)
-    if choice.signed and rng.random() < 0.5:
-      amount = -amount
-    method = self.methods[int(rng.integers(len(self.methods)))]
-    return choice.operation(image, amount, Sampling(method, self.fill))
-
-
 def make_policy(
-  name: PolicyName | None,
+  policy: PolicyName | None = None,
   *,
   channels: int,
-  magnitude: float | None = None,
-  magnitude_std: float = 0.0,
-  num_ops: int | None = None,
+  policy_magnitude: NotNegative | None = None,
+  policy_magnitude_std: NotNegative = 0.0,
+  policy_num_ops: Annotated[int, Range(minimum=1, maximum=100)] | None = None,
   interpolation: Interpolation | None = None,
   fill: Sequence[int] | None = None,
 ) -> Policy | None:
-  """Returns what is done to each training image after the crop; None for None.
+  """Returns random operations on a training image; None for no policy.
 
   "randaugment" is Cubuk et al. 2019 (https://arxiv.org/abs/1909.13719), and
   "trivialaugment" is Müller & Hutter 2021 (https://arxiv.org/abs/2103.10158),
   the wide one, both as torchvision has them. "randaugment_increasing" is
   timm's, with which Wightman et al. 2021 (https://arxiv.org/abs/2110.00476)
   train: each operation gets stronger with the magnitude, and is left out half
-  of the time. Their "rand-m7-mstd0.5-inc1" is `magnitude=7, magnitude_std=0.5`.
+  of the time. Their "rand-m7-mstd0.5-inc1" has the magnitude 7 and its standard
+  deviation 0.5.
 
   Args:
-    name: name of the policy.
+    policy: name of the policy; default None.
     channels: channels of the images, 1 for gray or 3 for RGB.
-    magnitude: strength: 0 to 30 for "randaugment", 0 to 10 for
+    policy_magnitude: strength: 0 to 30 for "randaugment", 0 to 10 for
       "randaugment_increasing", 9 if None (default). "trivialaugment" draws its
       own.
-    magnitude_std: standard deviation of normal noise on the magnitude, which
-      stays in its range; default 0.
-    num_ops: operations on an image; None (default) for 2, for 1 with
-      "trivialaugment".
+    policy_magnitude_std: standard deviation of normal noise on the magnitude,
+      which stays in its range; default 0.
+    policy_num_ops: operations on an image, 1 to 100; None (default) for 2, for
+      1 with "trivialaugment".
     interpolation: interpolation where an image is moved; "random" is bilinear
       or bicubic. None (default) for "nearest", and for "random" with
       "randaugment_increasing".
@@ -305,9 +246,9 @@ def make_policy(
   Raises:
     ValueError: for a magnitude or fill that the policy cannot have.
   """
-  if name is None:
+  if policy is None:
     return None
-  preset = PRESETS[name]
+  preset = PRESETS[policy]
   fill = (preset.fill,) * channels if fill is None else tuple(fill)
   if len(fill) != channels or not all(0 <= value <= 255 for value in fill):
     raise ValueError(
@@ -316,27 +257,38 @@ def make_policy(
   methods = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]
   if (interpolation := interpolation or preset.interpolation) != "random":
     methods = [Image.Resampling[interpolation.upper()]]
-  return RandomOperations(
-    choices=preset.choices,
-    level=_level(name, magnitude, magnitude_std),
-    num_ops=preset.num_ops if num_ops is None else num_ops,
-    probability=preset.probability,
-    methods=methods,
-    fill=fill,
-  )
+  level = _make_level(policy, policy_magnitude, policy_magnitude_std)
+  choices, num_ops = preset.choices, policy_num_ops or preset.num_ops
+  fillcolor = fill[0] if channels == 1 else fill
+
+  def apply(pixels, rng):
+    image = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+    for _ in range(num_ops):
+      choice = choices[int(rng.integers(len(choices)))]
+      if rng.random() < preset.probability:
+        amount = choice.amount(level(rng), image.size)
+        if choice.signed and rng.random() < 0.5:
+          amount = -amount
+        method = methods[int(rng.integers(len(methods)))]
+        image = choice.operation(image, amount, method, fillcolor)
+    return np.asarray(image).reshape(pixels.shape)
+
+  return apply
 
 
-def _level(
-  name: PolicyName, magnitude: float | None, std: float
+def _make_level(
+  policy: PolicyName, magnitude: float | None, std: float
 ) -> Callable[[np.random.Generator], float]:
-  highest = PRESETS[name].highest
-  if name == "trivialaugment":
+  """Returns a function that draws the level of an operation, 0 to 1."""
+  highest = PRESETS[policy].highest
+  if policy == "trivialaugment":
     if magnitude is not None or std:
       raise ValueError(
-        "trivialaugment draws its magnitude: leave out magnitude and its std"
+        "trivialaugment draws its magnitude: leave out policy_magnitude and "
+        "policy_magnitude_std"
       )
     return lambda rng: rng.integers(highest + 1) / highest
   mean = 9 if magnitude is None else magnitude
-  if not 0 <= mean <= highest:
-    raise ValueError(f"magnitude is {mean}: use 0 to {highest}")
+  if mean > highest:
+    raise ValueError(f"policy_magnitude is {mean}: use 0 to {highest}")
   return lambda rng: min(max(rng.normal(mean, std), 0), highest) / highest

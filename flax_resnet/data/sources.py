@@ -57,7 +57,9 @@ class Source(Protocol):
 
   def __getitem__(self, index: SupportsIndex, /) -> Record: ...
 
-  def name(self, index: SupportsIndex, /) -> str: ...
+  def name(self, index: SupportsIndex, /) -> str:
+    """Returns the name of a record in messages."""
+    ...
 
 
 class SyntheticSource:
@@ -90,7 +92,6 @@ class SyntheticSource:
     return {"image": picture + noise, "label": label}
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns the name of a record in messages."""
     return f"synthetic image {operator.index(index)}"
 
 
@@ -138,7 +139,6 @@ class DecodedSource:
     return self._records[index] or self._source[index]
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns the name of a record in messages."""
     return self._source.name(index)
 
 
@@ -191,7 +191,6 @@ class ArraySource:
     return {"image": self.images[index], "label": int(self.labels[index])}
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns the name of a record in messages."""
     return f"image {operator.index(index)} of {self._title}"
 
 

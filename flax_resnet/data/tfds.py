@@ -63,8 +63,9 @@ class TFDSSource:
       and isinstance(features["label"], tfds.features.ClassLabel)
     ):
       raise ValueError(
-        f"data set {name!r} has the features {', '.join(sorted(features))}: use "
-        "an image-classification set, with an 'image' and a class as 'label'"
+        f"data set {name!r} has the features {', '.join(sorted(features))}: "
+        "use an image-classification set, with an 'image' and a class as "
+        "'label'"
       )
     try:
       self._records = builder.as_data_source(
@@ -88,7 +89,6 @@ class TFDSSource:
     return {"image": record["image"], "label": int(record["label"])}
 
   def name(self, index: SupportsIndex) -> str:
-    """Returns the name of a record in messages."""
     return f"record {operator.index(index)} of {self._title}"
 
 

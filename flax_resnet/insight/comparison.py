@@ -9,7 +9,7 @@ from typing import Any
 from flax_resnet import plots, storage
 from flax_resnet.errors import InputError
 from flax_resnet.insight.probe import Probe
-from flax_resnet.insight.study import draw_responses, TrainedRun, write_report
+from flax_resnet.insight.study import draw_responses, TrainedRun
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.log import has_evaluation, read_rows
 
@@ -79,7 +79,8 @@ def compare_runs(
     }
     for name, row in rows.items()
   }
-  return rows, [write_report(out, {"runs": report}), *files]
+  storage.write_json(out / "inspect.json", {"runs": report})
+  return rows, [out / "inspect.json", *files]
 
 
 def table(rows: Mapping[str, Row]) -> str:

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flax_resnet import plots, sharding, storage
 from flax_resnet.errors import InputError
@@ -19,6 +18,13 @@ from flax_resnet.models.variables import initial_variables, Variables
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.setup import Run, set_up
 from flax_resnet.weights import load_pretrained
+
+_STYLES: plots.Styles = {
+  "before training": {"color": plots.BEFORE},
+  "after training": {"color": plots.RESIDUAL},
+  "whole": {"color": plots.RESIDUAL},
+  "back through the skips alone": {"color": plots.ONLY_SKIPS},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +137,8 @@ def study_run(workdir: pathlib.Path, num_images: int) -> list[pathlib.Path]:
     "after": dataclasses.asdict(after),
     "mistakes": _mistakes_report(mistakes, class_names),
   }
-  return [write_report(workdir, report), *files]
-
-
-_STYLES: plots.Styles = {
-  "before training": {"color": plots.BEFORE},
-  "after training": {"color": plots.RESIDUAL},
-  "whole": {"color": plots.RESIDUAL},
-  "back through the skips alone": {"color": plots.ONLY_SKIPS},
-}
+  storage.write_json(workdir / "inspect.json", report)
+  return [workdir / "inspect.json", *files]
 
 
 def _draw_gradients(
@@ -228,12 +227,9 @@ def _mistakes_report(
 ) -> dict[str, Any]:
   return {
     "confusion": mistakes.confusion.tolist(),
-    "accuracy_by_class": {
-      name: None if np.isnan(share) else float(share)
-      for name, share in zip(
-        class_names, mistakes.accuracy_by_class, strict=True
-      )
-    },
+    "accuracy_by_class": dict(
+      zip(class_names, mistakes.accuracy_by_class.tolist(), strict=True)
+    ),
     "most_confident": [
       {
         "index": each.index,
@@ -300,7 +296,8 @@ def study_untrained(
     from_stem=True,
   )
   report = {"seed": seed, "images": num_images, "step": 0, "nets": nets}
-  return [write_report(out, report), *files]
+  storage.write_json(out / "inspect.json", report)
+  return [out / "inspect.json", *files]
 
 
 def _probe_untrained(
@@ -313,10 +310,3 @@ def _probe_untrained(
   labels = jax.random.randint(keys[1], (num_images,), 0, model.num_classes)
   variables = initial_variables(model, keys[2], (size, size, 3))
   return probe(model, [variables], images, labels)[0]
-
-
-def write_report(out: pathlib.Path, report: Mapping[str, Any]) -> pathlib.Path:
-  """Writes inspect.json and returns its path."""
-  path = out / "inspect.json"
-  storage.write_json(path, report)
-  return path

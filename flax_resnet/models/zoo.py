@@ -16,8 +16,8 @@ def _basic(*stage_sizes: int, **fields: Any) -> dict[str, Any]:
 
 def _bottleneck(*stage_sizes: int, **fields: Any) -> dict[str, Any]:
   """Fields of `BottleneckBlock` are those of the block, others the net's."""
-  of_block = {"stride_in_1x1", "width_factor", "groups", "squeeze_ratio"}
-  options = {key: fields.pop(key) for key in of_block & fields.keys()}
+  block_fields = {"stride_in_1x1", "width_factor", "groups", "squeeze_ratio"}
+  options = {key: fields.pop(key) for key in block_fields & fields.keys()}
   block = functools.partial(BottleneckBlock, **options)
   return {
     "block": block if options else BottleneckBlock,

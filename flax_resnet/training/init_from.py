@@ -104,7 +104,7 @@ def _classes(run: Run, loaded: Pretrained) -> str:
 
 
 def _other_normalization(run: Run, loaded: Pretrained) -> list[str]:
-  """Returns a warning if the run normalizes otherwise than the weights expect."""
+  """Returns a warning if the run normalizes otherwise than they expect."""
   if (expected := loaded.preprocessing) is None:
     return []
   ours: dict[str, Any] = {

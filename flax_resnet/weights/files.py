@@ -36,7 +36,7 @@ _MIN_LIMIT = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Weights that are yet to be read, and what is known of them.
+  """Weights before they are read, with what is known of them.
 
   Attributes:
     path: weight file, checkpoint or workdir.

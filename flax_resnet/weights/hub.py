@@ -49,7 +49,7 @@ def fetch(name: str) -> Source:
       and `HF_HUB_OFFLINE` are those of huggingface_hub.
 
   Raises:
-    WeightsError: if there is no such repository, or no way to it.
+    WeightsError: if there is no such repository, or it cannot be reached.
   """
   repository, _, revision = name.removeprefix(PREFIX).partition("@")
   if not (_REPOSITORY.fullmatch(repository) and _REVISION.fullmatch(revision)):

@@ -21,8 +21,8 @@ from flax_resnet.models.variables import (
 )
 from flax_resnet.weights.names import Convention, CONVENTIONS, Path, recognize
 
-# Axes of a kernel, by how many there are: of HWIO and [in, out] in PyTorch's
-# OIHW and [out, in], and of these in Flax's.
+# Axes by which a kernel is transposed from HWIO to OIHW, or from [in, out] to
+# [out, in], and back; by how many axes it has.
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 _TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
 

@@ -42,7 +42,7 @@ def test_center_crop_is_resize_and_crop(height, width, resized, corner):
 @pytest.mark.parametrize("size", [(256, 224), (232, 224), (35, 31)])
 def test_center_crop_has_the_pixels_of_torchvision(size):
   """From the same JPEG, to one gray level: Resize and CenterCrop by Pillow."""
-  pytest.importorskip("torchvision")
+  pytest.importorskip("torch")
   from tests.weights import torch_models
 
   theirs = torch_models.load_torchvision().transforms

@@ -116,6 +116,17 @@ def test_early_images_are_smaller_and_the_order_is_the_same(load, first_step):
     np.testing.assert_array_equal(batch["label"], other["label"])
 
 
+def test_the_indices_of_a_host_are_those_of_its_records(load):
+  train = load(repeated_augmentation=2).train
+  for host in range(2):
+    shard = {"batch_size": 8, "first_step": 2, "shard_index": host}
+    indices = train.train_indices(seed=3, shard_count=2, **shard)
+    batches = train.train_batches(seed=3, shard_count=2, **shard)
+    for _ in range(20):
+      labels = [train.source[i]["label"] for i in next(indices)]
+      np.testing.assert_array_equal(next(batches)["label"], labels)
+
+
 def test_repeats_lie_in_one_batch(load):
   repeated = load(repeated_augmentation=5, random_resized_crop=True).train
   batch = first_batch(repeated)

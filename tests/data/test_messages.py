@@ -30,11 +30,12 @@ SECTIONS = {
   "larger than the one before, and a whole size": {
     "early_image_sizes": ((1.5, 8),)
   },
-  ": magnitude is 31.0: use 0 to 30": {
+  ": policy_magnitude is 31.0: use 0 to 30": {
     "policy": "randaugment",
     "policy_magnitude": 31.0,
   },
-  ": trivialaugment draws its magnitude: leave out magnitude and its std": {
+  ": trivialaugment draws its magnitude: leave out policy_magnitude and "
+  "policy_magnitude_std": {
     "policy": "trivialaugment",
     "policy_magnitude_std": 0.5,
   },

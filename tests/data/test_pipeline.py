@@ -65,7 +65,6 @@ def test_a_batch_is_that_of_its_positions():
   batches = pipeline.train_batches(
     jittered(20), HostShard(8, first_step=2), seed=3
   )
-  indices = pipeline.train_indices(20, HostShard(8, first_step=2), seed=3)
   for step in range(2, 8):
     batch = next(batches)
     positions = np.arange(8 * step, 8 * step + 8)
@@ -75,7 +74,6 @@ def test_a_batch_is_that_of_its_positions():
     assert batch["mask"].all()
     assert not batch["broken"].any()
     np.testing.assert_array_equal(batch["label"], records)
-    np.testing.assert_array_equal(next(indices), records)
     for row, position in enumerate(positions):
       expected = jitter(records[row], generator(3, int(position)))
       np.testing.assert_array_equal(batch["image"][row], expected)
@@ -116,14 +114,6 @@ def test_hosts_threads_and_restarts_change_nothing(
   before = read_by(hosts, 0, start) if start else whole[:0]
   after = read_by(later_hosts, start, count - start)
   np.testing.assert_array_equal(np.concatenate([before, after]), whole)
-
-
-def test_the_indices_of_a_host_are_those_of_its_records():
-  for host in range(2):
-    shard = HostShard(8, 2, host, 2)
-    indices = pipeline.train_indices(20, shard, seed=3, repeats=2)
-    for images in stream(shard, 6, repeats=2):
-      np.testing.assert_array_equal(next(indices), images[:, 0])
 
 
 @pytest.mark.parametrize("batch_size", [3, 8, 20, 64])

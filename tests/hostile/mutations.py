@@ -7,7 +7,7 @@ import random
 import struct
 from typing import Any
 
-# What numbers in headers are turned into: signs, borders, far too much.
+# Numbers for headers: signs, borders, far too much.
 _HUGE = (0, 1, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1)
 _WORDS = (
   b"\0" * 8,
@@ -21,20 +21,20 @@ _WORDS = (
 
 
 def damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-  """Returns bytes with one to four of their places changed.
+  """Returns bytes that are changed at one to four positions.
 
   Args:
-    data: A good file.
-    rng: Draws what is changed.
-    others: Files of which parts are spliced in.
+    data: a good file.
+    rng: source of the changes.
+    others: files of which parts are spliced in.
   """
   for _ in range(rng.choice((1, 1, 2, 4))):
     data = rng.choice(_BYTES)(data, rng, others)
   return data
 
 
-def _place(data: bytes, rng: random.Random) -> int:
-  """Draws a place: half of the time near the start, where headers are."""
+def _position(data: bytes, rng: random.Random) -> int:
+  """Draws a position: half of the time near the start, where headers are."""
   size = len(data) or 1
   return rng.randrange(min(size, rng.choice((32, 512, size, size))))
 
@@ -42,31 +42,31 @@ def _place(data: bytes, rng: random.Random) -> int:
 def _flip(data: bytes, rng: random.Random, _) -> bytes:
   changed = bytearray(data or b"\0")
   for _ in range(rng.choice((1, 1, 2, 16))):
-    changed[_place(changed, rng)] ^= 1 << rng.randrange(8)
+    changed[_position(changed, rng)] ^= 1 << rng.randrange(8)
   return bytes(changed)
 
 
 def _truncate(data: bytes, rng: random.Random, _) -> bytes:
-  return data[: _place(data, rng)]
+  return data[: _position(data, rng)]
 
 
 def _cut(data: bytes, rng: random.Random, _) -> bytes:
-  at = _place(data, rng)
+  at = _position(data, rng)
   return data[:at] + data[at + rng.choice((1, 2, 4, 100)) :]
 
 
 def _repeat(data: bytes, rng: random.Random, _) -> bytes:
-  at = _place(data, rng)
+  at = _position(data, rng)
   return data[:at] + data[at : at + 200] * rng.choice((2, 3, 50)) + data[at:]
 
 
 def _splice(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
   other = rng.choice(others)
-  return data[: _place(data, rng)] + other[_place(other, rng) :]
+  return data[: _position(data, rng)] + other[_position(other, rng) :]
 
 
 def _number(data: bytes, rng: random.Random, _) -> bytes:
-  at, kind = _place(data, rng), rng.choice(("B", "H", "I", "Q"))
+  at, kind = _position(data, rng), rng.choice(("B", "H", "I", "Q"))
   size = struct.calcsize(kind)
   value = rng.choice(_HUGE) & (256**size - 1)
   packed = struct.pack(rng.choice("<>") + kind, value)
@@ -74,16 +74,16 @@ def _number(data: bytes, rng: random.Random, _) -> bytes:
 
 
 def _word(data: bytes, rng: random.Random, _) -> bytes:
-  at, word = _place(data, rng), rng.choice(_WORDS)
+  at, word = _position(data, rng), rng.choice(_WORDS)
   return data[:at] + word + data[at + rng.choice((0, len(word))) :]
 
 
 def _digits(data: bytes, rng: random.Random, _) -> bytes:
   """Makes a number that is spelt out a larger or a negative one."""
-  places = [i for i, byte in enumerate(data[:5000]) if 48 <= byte <= 57]
-  if not places:
+  positions = [i for i, byte in enumerate(data[:5000]) if 48 <= byte <= 57]
+  if not positions:
     return data
-  at = rng.choice(places)
+  at = rng.choice(positions)
   return (
     data[:at] + rng.choice((b"9" * 9, b"9" * 5000, b"-", b"1e3")) + data[at:]
   )
@@ -122,12 +122,12 @@ def _changed(value: Any, rng: random.Random) -> Any:
   if isinstance(value[at], (dict, list)) and rng.random() < 0.8:
     value[at] = _changed(value[at], rng)
     return value
-  what = rng.random()
-  if what < 0.15:
+  change = rng.random()
+  if change < 0.15:
     del value[at]
-  elif what < 0.25 and isinstance(value, dict):
+  elif change < 0.25 and isinstance(value, dict):
     value[rng.choice(_KEYS)] = value.pop(at)
-  elif what < 0.35 and isinstance(value, dict):
+  elif change < 0.35 and isinstance(value, dict):
     value[rng.choice(_KEYS)] = copy.deepcopy(rng.choice(VALUES))
   else:
     value[at] = copy.deepcopy(rng.choice(VALUES))

@@ -144,7 +144,7 @@ def _outcome(
     ):
       warnings.resetwarnings()
       try:
-        with flags.exits():
+        with flags.exit_codes():
           call()
       except SystemExit as end:
         code = end.code

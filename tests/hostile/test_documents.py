@@ -7,70 +7,69 @@ import types
 
 import pytest
 
-from flax_resnet.insight import comparison
 from flax_resnet import plots
-from flax_resnet.training import load_recipe
-from flax_resnet.training import loop
-from flax_resnet.training import train
-from flax_resnet.training import workdir
-from flax_resnet.training.log import Logbook
-from flax_resnet.training.log import read
+from flax_resnet.cli import evaluate, flags
 from flax_resnet.errors import reported_as
-from flax_resnet.cli import evaluate
-from flax_resnet.cli import flags
+from flax_resnet.insight import comparison
+from flax_resnet.schema import load_recipe
+from flax_resnet.training import loop, train
+from flax_resnet.training.log import Log, read_rows
+from flax_resnet.training.setup import default_values
+from flax_resnet.training.workdir import check_workdir
 from flax_resnet.weights import load_pretrained
 from tests import recipes
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
 
-FLAGS = {"weights": None, "model": None, "config": None, "json": True}
-
 
 @pytest.fixture(scope="module")
-def made_up():
-  """The config of a run on made-up images."""
-  config = load_recipe(
+def config():
+  """The config of a run on synthetic images."""
+  values = load_recipe(
     recipes.ROOT / "configs/synthetic.py",
     ["model.name=cifar_resnet8", "data.image_size=8", "data.num_threads=0"],
   )
-  return json.loads(json.dumps(config.to_dict()))
+  return json.loads(json.dumps(values.to_dict()))
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_damaged_configs(tmp_path, made_up, count):
-  flags = argparse.Namespace(workdir=tmp_path, **FLAGS)
-  # None has a checkpoint: all of them look at the config before it.
+def test_damaged_configs(tmp_path, config, count):
+  args = argparse.Namespace(
+    **{"workdir": tmp_path, "weights": None, "model": None, "config": None},
+    **{"json": True, "overrides": ["seed=1"]},
+  )
+
+  def load():
+    with reported_as("config.init_from"):
+      load_pretrained(tmp_path, "cifar_resnet8")
+
+  # There is no checkpoint: all of them read the config before it.
   ways = [
-    lambda: flags.predictor_of(flags),
-    lambda: workdir.check(tmp_path, made_up),
-    lambda: evaluate.run(flags, ["seed=1"]),
-    lambda: load(tmp_path),
+    lambda: flags.load_predictor(args),
+    lambda: check_workdir(tmp_path, config, default_values(config)),
+    lambda: evaluate.run(args),
+    load,
   ]
 
   def attempt(rng):
-    (tmp_path / "config.json").write_bytes(damaged_json(made_up, rng))
+    (tmp_path / "config.json").write_bytes(damaged_json(config, rng))
     return rng.choice(ways)
 
   survive(tmp_path, count, attempt)
-  (tmp_path / "config.json").write_text(json.dumps(made_up))
-  workdir.check(tmp_path, made_up)
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  check_workdir(tmp_path, config, default_values(config))
 
 
 def test_a_finished_run_without_its_metrics_is_evaluated_again(
   tmp_path, data_dir
 ):
-  config = recipes.tiny(data_dir)
+  config = recipes.one_block(data_dir)
   before = train(config, tmp_path)
   (tmp_path / "metrics.jsonl").write_text("damaged")
   after = train(config, tmp_path)
   assert after["val/top1"] == before["val/top1"]
-  (row,) = read(tmp_path / "metrics.jsonl")
+  (row,) = read_rows(tmp_path / "metrics.jsonl")
   assert row["step"] == before["step"]
-
-
-def load(path):
-  with reported_as("config.init_from"):
-    load_pretrained(path, "cifar_resnet8")
 
 
 def row(step):
@@ -90,14 +89,12 @@ def row(step):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_damaged_metrics(tmp_path, monkeypatch, capsys, count):
+def test_damaged_metrics(tmp_path, capsys, count):
   (tmp_path / "config.json").write_text("{}")
   path = tmp_path / "metrics.jsonl"
   good = [json.dumps(row(step)).encode() for step in range(1, 5)]
-  draw = plots.draw
   # matplotlib makes a cache of its own at the first picture.
-  draw([row(1)], "a net", tmp_path / "first.png")
-  run = types.SimpleNamespace(num_steps=6, title=lambda: "a net")
+  plots.training_curves([row(1)], "a net", tmp_path / "first.png")
 
   def attempt(rng):
     lines = [
@@ -107,28 +104,28 @@ def test_damaged_metrics(tmp_path, monkeypatch, capsys, count):
     data = b"\n".join(lines) + b"\n"
     shutil.rmtree(tmp_path / "tensorboard", ignore_errors=True)
     path.write_bytes(data if rng.random() < 0.7 else damaged(data, rng, [data]))
-    drawn = draw if rng.random() < 0.01 else lambda *_: None
-    monkeypatch.setattr(curves, "draw", drawn)
-    return rng.choice([resume, resume, compare])
+    draws = rng.random() < 0.01
+    return rng.choice([lambda: resume(draws), lambda: resume(draws), compare])
 
-  def resume():
-    log = Logbook(tmp_path, 4, 6)
+  def resume(draws):
+    log = Log(tmp_path, 4, 6)
     for step in (5, 6):
       log.write(step, {k: v for k, v in row(step).items() if k != "step"})
-    loop._conclude(run, 6, tmp_path, log, 0)
+    loop._print_summary(log, loop._summary(log, 6), tmp_path)
+    if draws:
+      plots.training_curves(log.rows, "a net", tmp_path / "curves.png")
     log.close()
     capsys.readouterr()
 
   def compare():
-    metrics = comparison._metrics(tmp_path)
+    metrics = comparison._read_metrics(tmp_path)
     trained = types.SimpleNamespace(
       run=types.SimpleNamespace(
         recipe=types.SimpleNamespace(model={"name": ""}, data={"name": ""}),
         model=types.SimpleNamespace(shortcut=""),
       ),
-      after=types.SimpleNamespace(params={}),
+      after={"params": {}},
     )
-    found = comparison._row(trained, metrics)
-    comparison.table({"a": found})
+    comparison.table({"a": comparison._row(trained, metrics)})
 
   survive(tmp_path, count, attempt)

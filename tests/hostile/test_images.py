@@ -10,12 +10,11 @@ from PIL import Image
 import pytest
 
 from flax_resnet.data import crops
-from flax_resnet.data.sources import open_npz
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
-from flax_resnet.errors import ImageError
 from flax_resnet.data.pipeline import RecordReader
-from flax_resnet.errors import reported_as
+from flax_resnet.data.sources import open_npz
+from flax_resnet.errors import ImageError, reported_as
 from tests.hostile.mutations import damaged
 from tests.hostile.survival import COUNTS, survive
 
@@ -76,7 +75,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_damaged_was_good(way):
+def test_the_files_are_good_before_they_are_damaged(way):
   for image in good():
     for channels in (1, 3):
       pixels = WAYS[way](channels)(image, np.random.default_rng(0))
@@ -100,7 +99,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("image", FOREIGN.values(), ids=FOREIGN)
-def test_what_is_not_read(image):
+def test_other_formats_are_refused(image):
   with pytest.raises(ImageError, match="are not an image|fills the memory"):
     decode(image, 3)
 

@@ -1,27 +1,26 @@
 """Names that others have chosen: of files, of folders, and of the hub."""
 
+import io
 import json
 import os
 import shutil
 
 import huggingface_hub
-from huggingface_hub import constants
 import numpy as np
+from PIL import Image
 import pytest
-from safetensors.numpy import save_file
 
 from flax_resnet.cli.flags import printable
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
-from flax_resnet.predictor import find_images
-from flax_resnet.predictor import Predictor
 from flax_resnet.errors import reported_as
-from flax_resnet.weights import hub
-from flax_resnet.weights import WeightsError
+from flax_resnet.models import create_model
+from flax_resnet.predictor import find_images, Predictor
+from flax_resnet.weights import hub, WeightsError
 from flax_resnet.weights.preprocessing import Preprocessing
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
-from tests.hostile.test_images import save
+from tests.weights import hub_cache
 
 NAMES = (
   *(b"a", b"b", b"train", b"val", b"x.jpg", b"y.PNG", b"-rf", b"--", b"..."),
@@ -30,8 +29,16 @@ NAMES = (
   *("\u202egpj.exe.jpg".encode(), "그림.jpg".encode(), b"n" * 250 + b".jpg"),
   *(b"a;b.jpg", b"%s%n.jpg", b"{0}.jpg", b"'\".jpg", b"\\.jpg", b"\r.jpg"),
 )
-IMAGE = save("PNG")
-LOOK = Preprocessing(8, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+PREPROCESSING = Preprocessing(8, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+
+
+def png():
+  file = io.BytesIO()
+  Image.effect_noise((64, 48), 50).save(file, "PNG")
+  return file.getvalue()
+
+
+IMAGE = png()
 
 
 def grow(folder: bytes, rng, depth=0):
@@ -55,7 +62,8 @@ def grow(folder: bytes, rng, depth=0):
 @pytest.mark.parametrize("count", COUNTS)
 def test_folders_and_files_of_any_name(tmp_path, capsys, count):
   root = tmp_path / "root"
-  predictor = Predictor(None, None, LOOK, ())
+  model = create_model("cifar_resnet8")
+  predictor = Predictor(model, {}, PREPROCESSING, ())
 
   def attempt(rng):
     shutil.rmtree(root, ignore_errors=True)
@@ -66,7 +74,7 @@ def test_folders_and_files_of_any_name(tmp_path, capsys, count):
 
   def train():
     with reported_as("config.data"):
-      source = FolderSource(root, "train", strict=False)
+      source = FolderSource(root, "train", on_error="skip")
       for index in range(min(len(source), 50)):
         decode(source[index]["image"], 3)
         print(source.name(index))
@@ -85,62 +93,37 @@ def test_links_in_circles_end(tmp_path):
   deep = tmp_path / "a"
   for _ in range(3):
     deep.mkdir()
-    (deep / "x.png").write_bytes(save("PNG"))
+    (deep / "x.png").write_bytes(IMAGE)
     for name in "bcd":
       (deep / name).symlink_to(tmp_path)
     deep = deep / "inside"
-  for what in ("", "**", "**/*.png", "**/a/**/*.png"):
-    found = find_images([str(tmp_path / what)])
+  for pattern in ("", "**", "**/*.png", "**/a/**/*.png"):
+    found = find_images([str(tmp_path / pattern)])
     assert [path.name for path in found] == ["x.png"] * 3
 
 
-REPOSITORY, COMMIT = "owner/net.a1_x-y", "0123456789" * 4
-CONFIG = {
-  "architecture": "resnet18",
-  "label_names": ["cat", "dog"],
-  "id2label": {"0": "cat", "1": "dog"},
-  "model_type": "resnet",
-  "layer_type": "basic",
-  "depths": [2, 2, 2, 2],
-  "pretrained_cfg": {
-    "input_size": [3, 224, 224],
-    "interpolation": "bicubic",
-    "crop_pct": 0.95,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-  },
-}
-PROCESSOR = {
-  "crop_pct": 0.875,
-  "image_mean": [0.485, 0.456, 0.406],
-  "image_std": [0.229, 0.224, 0.225],
-  "resample": 3,
-  "size": {"shortest_edge": 224},
-}
+REPOSITORY = "owner/net.a1_x-y"
+CONFIG = hub_cache.TRANSFORMERS | hub_cache.TIMM
 
 
 @pytest.fixture
 def snapshot(tmp_path, monkeypatch):
   """A repository in a cache of huggingface_hub, without the network."""
-  cache = tmp_path / "cache"
-  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-  monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-  folder = cache / f"models--{REPOSITORY.replace('/', '--')}"
-  place = folder / "snapshots" / COMMIT
-  place.mkdir(parents=True)
-  (folder / "refs").mkdir()
-  (folder / "refs" / "main").write_text(COMMIT)
-  save_file({"x": np.zeros(2)}, place / "model.safetensors")
-  (place / "config.json").write_text(json.dumps(CONFIG))
-  (place / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-  return place
+  return hub_cache.write_repository(
+    monkeypatch,
+    tmp_path / "cache",
+    REPOSITORY,
+    tensors={"x": np.zeros(2)},
+    config=CONFIG,
+    preprocessor_config=hub_cache.PROCESSOR,
+  )
 
 
 def test_the_repository_is_read(snapshot):
-  for revision in ("", "@main", f"@{COMMIT}"):
-    entry = hub.fetch(f"{hub.PREFIX}{REPOSITORY}{revision}")
-    assert entry.path == snapshot / "model.safetensors"
-    assert entry.class_names == ("cat", "dog")
+  for revision in ("", "@main", f"@{hub_cache.COMMIT}"):
+    source = hub.fetch(f"{hub.PREFIX}{REPOSITORY}{revision}")
+    assert source.path == snapshot / "model.safetensors"
+    assert source.class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -169,9 +152,9 @@ def test_a_name_does_not_leave_the_cache(snapshot, tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_names_of_the_hub(snapshot, tmp_path, count):
-  names = [f"{REPOSITORY}@main", f"{REPOSITORY}@{COMMIT}", REPOSITORY]
+  names = [f"{REPOSITORY}@main", f"{REPOSITORY}@{hub_cache.COMMIT}", REPOSITORY]
   others = [b"../../../outside", b"/etc/passwd", b"\0", b"--", b"refs/pr/1"]
-  (tmp_path / "outside").write_text(COMMIT)
+  (tmp_path / "outside").write_text(hub_cache.COMMIT)
 
   def attempt(rng):
     name = damaged(rng.choice(names).encode(), rng, others)
@@ -189,12 +172,13 @@ def test_names_of_the_hub(snapshot, tmp_path, count):
 @pytest.mark.parametrize("count", COUNTS)
 def test_damaged_configs_of_the_hub(snapshot, tmp_path, count):
   def attempt(rng):
-    files = {"config.json": CONFIG, "preprocessor_config.json": PROCESSOR}
+    files = {
+      "config.json": CONFIG,
+      "preprocessor_config.json": hub_cache.PROCESSOR,
+    }
     chosen = rng.choice(list(files))
-    if chosen.startswith(
-      "pre"
-    ):  # It is looked at where the other says nothing.
-      files["config.json"] = {"id2label": CONFIG["id2label"]}
+    if chosen.startswith("pre"):  # It is read where the other says nothing.
+      files["config.json"] = hub_cache.TRANSFORMERS
     for file, content in files.items():
       text = json.dumps(content).encode()
       if file == chosen:
@@ -203,9 +187,9 @@ def test_damaged_configs_of_the_hub(snapshot, tmp_path, count):
 
     def call():
       with reported_as("--weights"):
-        entry = hub.fetch(f"{hub.PREFIX}{REPOSITORY}")
-        assert all(isinstance(name, str) for name in entry.class_names)
-        assert entry.preprocessing is None or entry.preprocessing.image_size
+        source = hub.fetch(f"{hub.PREFIX}{REPOSITORY}")
+        assert all(isinstance(name, str) for name in source.class_names)
+        assert source.preprocessing is None or source.preprocessing.image_size
 
     return call
 

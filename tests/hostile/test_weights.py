@@ -11,17 +11,15 @@ import shutil
 import struct
 import zipfile
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
 import flax_resnet as fr
-from flax_resnet.models.variables import initial_variables
 from flax_resnet.errors import reported_as
-from flax_resnet.weights import files
-from flax_resnet.weights import load_pretrained
+from flax_resnet.weights import files, load_pretrained
+from tests.drawing import variables_of
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
 
@@ -30,14 +28,9 @@ FIELDS = {"stage_features": (4, 4, 8)}
 
 
 @functools.cache
-def variables():
-  model = fr.create_model(NAME, **FIELDS)
-  return initial_variables(model, jax.random.key(0), (8, 8, 3))
-
-
-@functools.cache
 def state_dict():
-  return fr.to_torch(variables(), fr.create_model(NAME, **FIELDS))
+  model = fr.create_model(NAME, **FIELDS)
+  return fr.to_torch(variables_of(model, (1, 8, 8, 3)), model)
 
 
 def load(path):
@@ -94,42 +87,40 @@ class Reduced:
     return self.call
 
 
-def evil(place):
+def evil(path):
   """Returns objects that would do something when they are unpickled."""
-  touch = f"touch {place}"
-  code = f"open({str(place)!r}, 'w')"
+  touch = f"touch {path}"
+  code = f"open({str(path)!r}, 'w')"
   return [
     Reduced(os.system, (touch,)),
     Reduced(builtins.eval, (code,)),
     Reduced(builtins.exec, (code,)),
-    Reduced(pathlib.Path.touch, (place,)),
+    Reduced(pathlib.Path.touch, (path,)),
     Reduced(builtins.getattr, (1, "real")),
     Reduced(__import__, ("os",)),
-    Reduced(shutil.rmtree, (str(place.parent),)),
+    Reduced(shutil.rmtree, (str(path.parent),)),
     Reduced(np.ndarray, ((10**12,),)),
     Reduced(bytearray, (10**12,)),
   ]
 
 
-def pytorch_files(place):
+def pytorch_files(path):
   """Returns good files of PyTorch, and some that would run code."""
   torch = pytest.importorskip("torch")
   tensors = {key: torch.tensor(value) for key, value in state_dict().items()}
   found = []
   for zipped in (True, False):
-    for what in (tensors, {"state_dict": tensors, "epoch": 3}):
+    for values in (tensors, {"state_dict": tensors, "epoch": 3}):
       file = io.BytesIO()
-      torch.save(what, file, _use_new_zipfile_serialization=zipped)
+      torch.save(values, file, _use_new_zipfile_serialization=zipped)
       found.append(file.getvalue())
-    for thing in evil(place):
+    for thing in evil(path):
       file = io.BytesIO()
       torch.save(
         {"conv1.weight": thing}, file, _use_new_zipfile_serialization=zipped
       )
       found.append(file.getvalue())
-  plain = [
-    pickle.dumps(x, protocol) for x in evil(place) for protocol in (0, 2)
-  ]
+  plain = [pickle.dumps(x, protocol) for x in evil(path) for protocol in (0, 2)]
   return found + plain
 
 
@@ -150,10 +141,11 @@ def repacked(data, rng, good):
   return file.getvalue()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("count", COUNTS)
 def test_damaged_pytorch_files(tmp_path, count):
-  place = tmp_path / "owned"
-  good = pytorch_files(place)
+  owned = tmp_path / "owned"
+  good = pytorch_files(owned)
 
   def make(rng):
     data = rng.choice(good)
@@ -162,7 +154,7 @@ def test_damaged_pytorch_files(tmp_path, count):
     return data if rng.random() < 0.05 else damaged(data, rng, good)
 
   fuzz(tmp_path, count, ".pth", make)
-  assert not place.exists()
+  assert not owned.exists()
   assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 

@@ -33,7 +33,7 @@ def gradients_block_by_block(variables, maps):
   head = variables["params"]["head"]
 
   def loss(last):
-    logits = last.mean((1, 2)) @ head["kernel"] + head["bias"]
+    logits = last.mean((1, 2)) @ head["kernel"] + head["bias"][None]
     return optax.softmax_cross_entropy_with_integer_labels(
       logits, LABELS
     ).mean()

@@ -100,7 +100,7 @@ def test_squeeze_and_excitation_weighs_channels():
   x = normal(7, (4, 3, 3, 8))
   module = SqueezeExcite(1 / 16)
   shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
-  params = jax.tree.map(lambda p: normal(p.size, p.shape), shapes)
+  params = jax.tree.map(lambda p: np.asarray(normal(p.size, p.shape)), shapes)
   fc1, fc2 = (jax.tree.map(np.squeeze, params[name]) for name in ("fc1", "fc2"))
   assert fc1["kernel"].shape == (8, 8)
   means = np.asarray(x).mean((1, 2))

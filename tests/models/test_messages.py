@@ -1,4 +1,4 @@
-"""The sentences of this room, each on what cannot be."""
+"""The sentences on networks and calls that cannot be."""
 
 from functools import partial
 

@@ -105,9 +105,12 @@ def test_bfloat16_computes_with_float32_state_and_logits():
   model = fr.create_model("resnet18", dtype="bfloat16", **ONE_BLOCK)
   variables = variable_shapes(model, IMAGES.shape)
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-  run = functools.partial(model.apply, train=False)
-  assert jax.eval_shape(run, variables, IMAGES).dtype == jnp.float32
-  run = functools.partial(run, method="features")
+  for net in (model, model.clone(num_classes=0)):
+    outputs = jax.eval_shape(
+      functools.partial(evaluate, net), variables, IMAGES
+    )
+    assert outputs.dtype == jnp.float32
+  run = functools.partial(evaluate, model, method="features")
   maps = jax.eval_shape(run, variables, IMAGES)
   assert maps["stage1"].dtype == jnp.bfloat16
 
@@ -207,19 +210,13 @@ def test_a_smaller_output_stride_keeps_the_parameters(name):
 
 def test_dropout_of_wide_resnets():
   model = fr.create_model("wrn_28_10", dropout=0.5, **ONE_BLOCK)
-  without = model.clone(dropout=0.0)
   variables = variables_of(model, IMAGES.shape)
-
-  @jax.jit
-  def run(seed):
-    dropped, _ = train(model, variables, IMAGES, seed)
-    nets = (model, without)
-    return dropped, *(evaluate(net, variables, IMAGES) for net in nets)
-
-  dropped, evaluated, wanted = run(0)
-  np.testing.assert_array_equal(evaluated, wanted)
-  np.testing.assert_array_equal(dropped, run(0)[0])
-  assert np.abs(dropped - run(1)[0]).max() > 1e-3
+  run = jax.jit(functools.partial(train, model))
+  dropped, _ = run(variables, IMAGES, 0)
+  np.testing.assert_array_equal(dropped, run(variables, IMAGES, 0)[0])
+  assert np.abs(dropped - run(variables, IMAGES, 1)[0]).max() > 1e-3
+  # It would ask for a key if it dropped anything in evaluation.
+  jax.eval_shape(functools.partial(evaluate, model), variables, IMAGES)
 
 
 def test_head_dropout_drops_pooled_features_in_training():
@@ -266,11 +263,11 @@ def test_groups_are_per_device_batch_norm():
     @functools.partial(
       jax.shard_map,
       mesh=mesh,
-      in_specs=PartitionSpec("batch"),
+      in_specs=(PartitionSpec(), PartitionSpec("batch")),
       out_specs=(PartitionSpec(), (PartitionSpec("batch"), PartitionSpec())),
       check_vma=False,
     )
-    def per_device(images):
+    def per_device(variables, images):
       gradients, (logits, stats) = train_step(model, variables, images)
       gradients, stats = jax.lax.pmean((gradients, stats), "batch")
       return gradients, (logits, stats)
@@ -278,5 +275,5 @@ def test_groups_are_per_device_batch_norm():
     split = jax.device_put(images, sharding.split_by_batch(mesh))
     in_groups = model.clone(norm_group_size=2)
     step = jax.jit(functools.partial(train_step, in_groups))
-    ours, theirs = step(variables, split), per_device(images)
-    assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    ours = step(variables, split)
+    assert_close(ours, per_device(variables, images), rtol=1e-9, atol=1e-12)

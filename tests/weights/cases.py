@@ -58,92 +58,65 @@ class Case:
     return list(self.network().stage_sizes)
 
 
-def _cifar(**fields):
-  return tuple({"stage_sizes": (1, 2, 1), **fields}.items())
+def _torchvision(model, block, fields=(), **theirs):
+  fields = (("stage_sizes", SIZES), *fields)
+  return Case(model, ("torchvision", block, theirs), fields=fields)
 
 
+def _timm(model, fields=(), names="torchvision", **theirs):
+  fields = (("stage_sizes", SIZES), *fields)
+  return Case(model, ("timm", model, theirs), names, fields)
+
+
+def _transformers(model, layer_type, **theirs):
+  return Case(model, ("transformers", layer_type, theirs), "transformers")
+
+
+def _cifar(model, *theirs, names="cifar", sizes=(1, 2, 1)):
+  return Case(model, theirs, names, (("stage_sizes", sizes),), sides=(16, 19))
+
+
+_DILATED = (("output_stride", 8),)
 CASES = {
-  "resnet18": Case("resnet18", ("torchvision", "BasicBlock", {})),
-  "resnet50": Case("resnet50", ("torchvision", "Bottleneck", {})),
-  "dilated": Case(
+  "resnet18": _torchvision("resnet18", "BasicBlock"),
+  "resnet50": _torchvision("resnet50", "Bottleneck"),
+  "dilated": _torchvision(
     "resnet50",
-    (
-      "torchvision",
-      "Bottleneck",
-      {"replace_stride_with_dilation": [False, True, True]},
-    ),
-    fields=(("stage_sizes", SIZES), ("output_stride", 8)),
+    "Bottleneck",
+    _DILATED,
+    replace_stride_with_dilation=[False, True, True],
   ),
-  "wide_resnet50_2": Case(
-    "wide_resnet50_2", ("torchvision", "Bottleneck", {"width_per_group": 128})
+  "wide_resnet50_2": _torchvision(
+    "wide_resnet50_2", "Bottleneck", width_per_group=128
   ),
-  "resnext50_32x4d": Case(
-    "resnext50_32x4d",
-    ("torchvision", "Bottleneck", {"groups": 32, "width_per_group": 4}),
+  "resnext50_32x4d": _torchvision(
+    "resnext50_32x4d", "Bottleneck", groups=32, width_per_group=4
   ),
-  "resnet34d": Case("resnet34d", ("timm", "resnet34d", {})),
-  "resnet50d": Case("resnet50d", ("timm", "resnet50d", {})),
-  "resnet50d_dilated": Case(
-    "resnet50d",
-    ("timm", "resnet50d", {"output_stride": 8}),
-    fields=(("stage_sizes", SIZES), ("output_stride", 8)),
+  "resnet34d": _timm("resnet34d"),
+  "resnet50d": _timm("resnet50d"),
+  "resnet50d_dilated": _timm("resnet50d", _DILATED, output_stride=8),
+  "seresnet18": _timm("seresnet18"),
+  "seresnet50": _timm("seresnet50"),
+  "resnetrs50": _timm("resnetrs50"),
+  "resnetv2_50": _timm("resnetv2_50", names="timm_v2"),
+  "transformers": _transformers("resnet50", "bottleneck"),
+  "resnet50_v1": _transformers(
+    "resnet50_v1", "bottleneck", downsample_in_bottleneck=True
   ),
-  "seresnet18": Case("seresnet18", ("timm", "seresnet18", {})),
-  "seresnet50": Case("seresnet50", ("timm", "seresnet50", {})),
-  "resnetrs50": Case("resnetrs50", ("timm", "resnetrs50", {})),
-  "resnetv2_50": Case("resnetv2_50", ("timm", "resnetv2_50", {}), "timm_v2"),
-  "transformers": Case(
-    "resnet50", ("transformers", "bottleneck", {}), "transformers"
+  "transformers18": _transformers("resnet18", "basic"),
+  "cifar_resnet20": _cifar("cifar_resnet20", "cifar", (16, 32, 64), "A"),
+  "cifar_plain20": _cifar("cifar_plain20", "cifar", (16, 32, 64), "none"),
+  "cifar_resnet18": _cifar(
+    "cifar_resnet18", "cifar", (64, 128, 256, 512), "B", sizes=SIZES
   ),
-  "resnet50_v1": Case(
-    "resnet50_v1",
-    ("transformers", "bottleneck", {"downsample_in_bottleneck": True}),
-    "transformers",
-  ),
-  "transformers18": Case(
-    "resnet18", ("transformers", "basic", {}), "transformers"
-  ),
-  "cifar_resnet20": Case(
-    "cifar_resnet20",
-    ("cifar", (16, 32, 64), "A"),
-    "cifar",
-    _cifar(),
-    (16, 19),
-  ),
-  "cifar_plain20": Case(
-    "cifar_plain20",
-    ("cifar", (16, 32, 64), "none"),
-    "cifar",
-    _cifar(),
-    (16, 19),
-  ),
-  "cifar_resnet18": Case(
-    "cifar_resnet18",
-    ("cifar", (64, 128, 256, 512), "B"),
-    "cifar",
-    sides=(16, 19),
-  ),
-  "cifar_preact_resnet110": Case(
-    "cifar_preact_resnet110",
-    ("preact", (16, 32, 64), 16, False),
-    "timm_v2",
-    _cifar(),
-    (16, 19),
-  ),
-  "cifar_preact_resnet164": Case(
-    "cifar_preact_resnet164",
-    ("preact", (16, 32, 64), 16, True),
-    "timm_v2",
-    _cifar(),
-    (16, 19),
-  ),
-  "wrn_40_4": Case(
-    "wrn_40_4",
-    ("preact", (64, 128, 256), 16, False),
-    "timm_v2",
-    _cifar(),
-    (16, 19),
-  ),
+  **{
+    model: _cifar(model, "preact", widths, 16, bottleneck, names="timm_v2")
+    for model, widths, bottleneck in (
+      ("cifar_preact_resnet110", (16, 32, 64), False),
+      ("cifar_preact_resnet164", (16, 32, 64), True),
+      ("wrn_40_4", (64, 128, 256), False),
+    )
+  },
 }
 
 # The nets that are trained in both frameworks, and the dtypes. In float32 the

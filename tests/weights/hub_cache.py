@@ -50,8 +50,8 @@ def write_repository(
     monkeypatch: ends it.
     cache: folder of the cache.
     repository: name of the repository.
-    tensors: what is in its model.safetensors; None for no such file.
-    **documents: what is in its JSON files, by name without the ending.
+    tensors: contents of its model.safetensors; None for no such file.
+    **documents: contents of its JSON files, by name without the ending.
 
   Returns:
     The folder of its files.

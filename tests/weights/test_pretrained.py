@@ -42,10 +42,20 @@ def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_the_number_of_classes_is_that_of_the_weights(weights, variables):
-  model, found = fr.from_pretrained(weights, NAME, **FIELDS)
-  assert model.num_classes == 10
+def test_the_variables_are_those_of_the_weights(weights, variables):
+  _, found = fr.from_pretrained(weights, NAME, **FIELDS)
   assert_same(found, variables)
+
+
+@pytest.mark.parametrize("classes", [7, 0])
+def test_the_number_of_classes_is_that_of_the_weights(
+  state_dict, tmp_path, classes
+):
+  head = {k: v[:7] for k, v in state_dict.items() if k.startswith("linear")}
+  tensors = {k: v for k, v in state_dict.items() if k not in head}
+  save_file(tensors | (head if classes else {}), tmp_path / "x.safetensors")
+  model, _ = fr.from_pretrained(tmp_path / "x.safetensors", NAME, **FIELDS)
+  assert model.num_classes == classes
 
 
 def test_a_scanned_network_takes_the_same_weights(weights, variables):
@@ -78,7 +88,10 @@ def test_no_classes_are_embeddings(weights, variables, capsys):
   )
   head = variables["params"]["head"]
   np.testing.assert_allclose(
-    embeddings @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-4
+    np.asarray(embeddings @ head["kernel"]) + np.asarray(head["bias"]),
+    logits,
+    rtol=1e-4,
+    atol=1e-4,
   )
   assert capsys.readouterr().out == ""
 
