@@ -57,7 +57,7 @@ class Range:
   below: float | None = None
 
   def __contains__(self, value: Any) -> bool:
-    return (
+    return bool(
       (self.minimum is None or value >= self.minimum)
       and (self.above is None or value > self.above)
       and (self.maximum is None or value <= self.maximum)

@@ -40,16 +40,19 @@ def tiny(data_dir: str) -> ConfigDict:
   )
 
 
+# What makes it quicker: it compiles in a third, and reads in a fifth of the time.
+ONE_BLOCK = {"model.stage_sizes": (1,), "model.stage_features": (4,)}
+FEW_DIGITS = {"data.train_split": "train[:20%]", "data.eval_split": "test[:20%]"}
+
+
 def one_block(data_dir: str) -> ConfigDict:
-  """Returns the tiny recipe with one block, which compiles quickest."""
-  one = {"model.stage_sizes": (1,), "model.stage_features": (4,)}
-  return changed(tiny(data_dir), one)
+  """Returns the recipe of `tiny` with one block."""
+  return changed(tiny(data_dir), ONE_BLOCK)
 
 
 def tiniest(data_dir: str) -> ConfigDict:
   """Returns the recipe of `one_block` on a fifth of the digits."""
-  fifth = {"data.train_split": "train[:20%]", "data.eval_split": "test[:20%]"}
-  return changed(one_block(data_dir), fifth)
+  return changed(one_block(data_dir), FEW_DIGITS)
 
 
 def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:

@@ -82,7 +82,7 @@ ELSEWHERE = (
 DIGITS = "python train.py --config configs/digits.py"
 # Compiled for long, or trained by what is: these run with -m deep only.
 LONG = re.compile(
-  r"configs/(imagenet|cifar10_short|fashion_mnist)|runs/fashion_mnist"
+  r"configs/(imagenet|cifar10|fashion_mnist)|runs/fashion_mnist"
   r"|runs/(plain|resnet)\d|--init|flax_resnet models"
 )
 

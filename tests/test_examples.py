@@ -56,29 +56,23 @@ def test_embeddings(run, config, tmp_path, mesh):
   )
   assert percent("pixels", out) == 95.83
   assert "embeddings   16 numbers" in out
-  assert percent("embeddings", out) > 80
+  assert percent("embeddings", out) > 60
   assert width(tmp_path / "neighbours.png") > 500
 
 
-@pytest.mark.parametrize(
-  "steps", [2, pytest.param(100, marks=pytest.mark.deep)]
-)
-def test_segmentation(run, tmp_path, steps, monkeypatch):
-  if steps == 2:  # Half of the layers to compile.
-    thin = functools.partial(fr.create_model, stage_sizes=(1, 1, 1, 1))
-    monkeypatch.setattr(fr, "create_model", thin)
+@pytest.mark.deep
+def test_segmentation(run, tmp_path):
   picture = tmp_path / "segmentation.png"
   out = run(
-    *("segmentation", "--steps", steps, "--batch-size", 4, "--out", picture)
+    *("segmentation", "--steps", 100, "--batch-size", 4, "--out", picture)
   )
+  assert "step  100  loss 0." in out
   found = dict(re.findall(r"IoU of (\w+) +([\d.]+)", out))
   assert set(found) == {"background", "square", "disc", "triangle"}
+  assert float(found["background"]) > 0.8
   mean = float(re.search(r"mean IoU ([\d.]+)", out)[1])
   assert mean == pytest.approx(np.mean([*map(float, found.values())]), abs=1e-3)
   assert width(picture) > 500
-  if steps == 100:
-    assert "step  100  loss 0." in out
-    assert float(found["background"]) > 0.8
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@
 
 import collections
 import errno
-import json
+import functools
 import os
 import random
 import shutil
@@ -14,29 +14,153 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 
-from flax_resnet import sharding
+from flax_resnet import storage
 from flax_resnet.training import checkpoint
-from flax_resnet.training import load_recipe
-from flax_resnet.training.log import Logbook
-from tests.recipes import ROOT, write_tiny
-from tests.training.test_loop import assert_same_bits, final_state
+from flax_resnet.training.log import Log
+from tests import recipes, runs
 import train as script
+
+# It saves every few steps.
+CHANGES = {
+  **recipes.ONE_BLOCK,
+  **recipes.FEW_DIGITS,
+  "num_steps": 40,
+  "log_every": 1,
+  "eval_every": 20,
+  "checkpoint_every": 5,
+}
 
 
 @pytest.fixture
 def recipe(tmp_path, data_dir):
-  """A config file of the tiny net on digits, which saves every few steps."""
-  return write_tiny(
-    tmp_path,
-    data_dir,
-    num_steps=40,
-    log_every=1,
-    eval_every=20,
-    checkpoint_every=5,
+  return recipes.write_tiny(tmp_path, data_dir, **CHANGES)
+
+
+@pytest.fixture
+def run(recipe, call_main):
+  """Runs train.py in this process, which has eight devices."""
+  return functools.partial(call_main, script.main, f"--config={recipe}")
+
+
+def assert_one_sentence(err, wanted):
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1, err
+  assert wanted in err
+
+
+def rows(workdir):
+  path = workdir / "metrics.jsonl"
+  return path.read_text().splitlines() if path.exists() else []
+
+
+def assert_sound(workdir):
+  """Asserts that all checkpoints are whole; returns their steps."""
+  steps = storage.checkpoint_steps(workdir / "checkpoints")
+  for step in steps:
+    assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
+  return sorted(steps)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 500 KB: a few checkpoints."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError) as error:
+    pytest.skip(f"no file system can be mounted here: {error}")
+  yield disk
+  subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_ends_with_a_sentence(run, tmp_path, small_disk):
+  """What is complete stays; with more room the same command goes on."""
+  flags = ["--config.keep_checkpoints=99"]
+  workdir = small_disk / "run"
+  code, _, err = run(f"--workdir={workdir}", *flags)
+  assert code == 1
+  assert_one_sentence(err, "No space left on device")
+  assert "once it can, the same command continues" in err
+  steps = assert_sound(workdir)
+  assert steps == list(range(5, max(steps) + 1, 5))
+  shutil.copytree(workdir, tmp_path / "run")
+  code, out, _ = run(f"--workdir={tmp_path / 'run'}", *flags)
+  assert code == 0
+  assert f"continues after step {max(steps)}\n" in out
+  assert len(rows(tmp_path / "run")) == 40
+
+
+def test_a_folder_that_is_removed_ends_with_a_sentence(
+  run, tmp_path, monkeypatch
+):
+  workdir, write = tmp_path / "run", Log.write
+
+  def move_after_step_12(log, step, values):
+    write(log, step, values)
+    if step == 12:
+      workdir.rename(tmp_path / "elsewhere")
+
+  monkeypatch.setattr(Log, "write", move_after_step_12)
+  code, _, err = run(f"--workdir={workdir}")
+  assert code == 1
+  assert_one_sentence(err, " be written")
+  assert 5 in assert_sound(tmp_path / "elsewhere")
+  # What was about to be written then may make the folder anew.
+  assert_sound(workdir)
+
+
+@pytest.mark.parametrize("name", ["write", "close"])
+def test_a_file_that_cannot_be_written_ends_with_a_sentence(
+  run, tmp_path, monkeypatch, name
+):
+  """Permissions would not stop a test that runs as root."""
+  close = Log.close
+
+  def refuse(log, *_):
+    close(log)
+    raise PermissionError(errno.EACCES, "Permission denied", "metrics.jsonl")
+
+  monkeypatch.setattr(Log, name, refuse)
+  code, _, err = run(f"--workdir={tmp_path / 'run'}", "--config.num_steps=1")
+  assert code == 1
+  assert_one_sentence(err, "cannot be written: [Errno 13] Permission denied")
+
+
+HOLD = """
+import pathlib
+import sys
+
+from flax_resnet.training.workdir import locked
+
+with locked(pathlib.Path(sys.argv[1])):
+  print("locked", flush=True)
+  sys.stdin.read()
+"""
+
+
+def test_a_workdir_has_one_run_at_a_time(run, tmp_path):
+  """tests/test_train.py kills one that holds it."""
+  workdir = tmp_path / "run"
+  holder = subprocess.Popen(
+    [sys.executable, "-c", HOLD, workdir],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
   )
+  assert holder.stdout.readline() == "locked\n"
+  code, _, err = run(f"--workdir={workdir}")
+  assert code == 2
+  held = f"is in use by another run (process {holder.pid} on "
+  assert_one_sentence(err, held)
+  assert [path.name for path in workdir.iterdir()] == [".lock"]
+  holder.communicate("")
+  assert not (workdir / ".lock").exists()
+  code, _, _ = run(f"--workdir={workdir}", "--config.num_steps=1")
+  assert code == 0
 
 
 @pytest.fixture
@@ -44,12 +168,13 @@ def start(recipe):
   """Starts train.py in a process of its own, on one device."""
   started = []
 
-  def start(workdir, *flags, **environ):
-    command = [sys.executable, ROOT / "train.py", f"--config={recipe}"]
+  def start(workdir, *flags):
+    command = [sys.executable, recipes.ROOT / "train.py", f"--config={recipe}"]
+    environ = {"PYTHONPATH": str(recipes.ROOT), "XLA_FLAGS": ""}
     process = subprocess.Popen(
       [*command, f"--workdir={workdir}", *flags],
-      cwd=ROOT,
-      env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **environ},
+      cwd=recipes.ROOT,
+      env={**os.environ, **environ},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -62,26 +187,10 @@ def start(recipe):
     process.kill()
 
 
-def finish(process, code=0):
-  """Waits for the end and returns what was printed."""
-  out, err = process.communicate(timeout=300)
-  assert process.returncode == code, err
-  assert "Traceback" not in err
-  return out, err
-
-
-def rows(workdir):
-  path = workdir / "metrics.jsonl"
-  return path.read_text().splitlines() if path.exists() else []
-
-
 def wait(process, condition):
-  """Waits until something is so; whether it was before the process ended."""
-  while process.poll() is None:
-    if condition():
-      return True
+  """Waits until something is so, or the process has ended."""
+  while process.poll() is None and not condition():
     time.sleep(0.002)
-  return False
 
 
 def at_random(process, workdir, rng):
@@ -101,154 +210,37 @@ def while_saving(process, workdir, rng):
   time.sleep(rng.uniform(0, 0.05))
 
 
-def same_run(recipe, flags, one, other):
-  """Asserts that two finished runs have the same rows and the same bits."""
-  config = load_recipe(recipe, [f.removeprefix("--config.") for f in flags])
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  assert_same_bits(
-    *(final_state(config, workdir, mesh) for workdir in (one, other))
-  )
-  clocks = ("seconds", "images_per_second")
-  found = [
-    [
-      {
-        key: value
-        for key, value in json.loads(row).items()
-        if key not in clocks
-      }
-      for row in rows(workdir)
-    ]
-    for workdir in (one, other)
-  ]
-  assert found[0] == found[1]
-  assert [row["step"] for row in found[0]] == [*range(1, config.num_steps + 1)]
-
-
-@pytest.mark.parametrize(
-  ("kills", "num_steps"),
-  [(2, 40), (60, 600)],
-)
-@pytest.mark.slow  # tests/test_train.py kills one process in every run.
-def test_kill_at_any_time_costs_nothing(
-  recipe, start, tmp_path, kills, num_steps
-):
-  """Run after run is killed and started again, to so many kills in all."""
-  rng, done = random.Random(kills), collections.Counter()
-  flags = [f"--config.num_steps={num_steps}"]
-  finish(start(tmp_path / "whole", *flags))
+@pytest.mark.slow
+def test_kill_at_any_time_costs_nothing(start, tmp_path):
+  """Run after run is killed and started again, 60 times in all."""
+  rng, done = random.Random(60), collections.Counter()
+  flags = ["--config.num_steps=600"]
+  _, err = start(tmp_path / "whole", *flags).communicate()
+  assert not err
   run = 0
-  while sum(n for what, n in done.items() if what.startswith("killed")) < kills:
+  while done["killed"] < 60:
     workdir = tmp_path / f"run{(run := run + 1)}"
     while not (workdir / "summary.json").exists():
       process = start(workdir, *flags)
-      moments = (while_saving, in_training, at_random)
-      killed = sum(n for what, n in done.items() if what.startswith("killed"))
-      if killed < kills:
-        moment = rng.choice(moments) if kills > 2 else moments[killed]
+      if done["killed"] < 60:
+        moment = rng.choice((while_saving, in_training, at_random))
         moment(process, workdir, rng)
         partial = any(workdir.glob("checkpoints/*tmp"))
         process.send_signal(signal.SIGKILL)
       _, err = process.communicate(timeout=300)
       assert process.returncode in (0, -9), err
       if process.returncode:
+        done["killed"] += 1
         done[f"killed {moment.__name__}"] += 1
         done["of these with a checkpoint half written"] += partial
         done["of these after a save"] += any(
           workdir.glob("checkpoints/?*[0-9]")
         )
-    same_run(recipe, flags, workdir, tmp_path / "whole")
+    runs.assert_same_bits(
+      runs.saved_state(workdir), runs.saved_state(tmp_path / "whole")
+    )
+    found = runs.rows_of(workdir)
+    assert found == runs.rows_of(tmp_path / "whole")
+    assert [row["step"] for row in found] == list(range(1, 601))
     done["runs that ended with the same bits"] += 1
   print(dict(done))
-
-
-def one_sentence(err):
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1, err
-  return err
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of 700 KB: a few checkpoints."""
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk]
-  try:
-    subprocess.run(mount, check=True, capture_output=True)
-  except (OSError, subprocess.CalledProcessError) as error:
-    pytest.skip(f"no file system can be mounted here: {error}")
-  yield disk
-  subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_a_full_disk_ends_with_a_sentence(recipe, start, tmp_path, small_disk):
-  """What is complete stays; with more room the same command goes on."""
-  flags = ["--config.keep_checkpoints=99"]
-  workdir = small_disk / "run"
-  _, err = finish(start(workdir, *flags), code=1)
-  assert "No space left on device" in one_sentence(err)
-  assert "once it can, the same command continues" in err
-  steps = [int(p.name) for p in workdir.glob("checkpoints/*[0-9]")]
-  assert steps
-  assert steps == sorted(range(5, max(steps) + 1, 5), key=steps.index)
-  for step in steps:
-    assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
-  shutil.copytree(workdir, tmp_path / "run")
-  out, _ = finish(start(tmp_path / "run", *flags))
-  assert f"continues after step {max(steps)}\n" in out
-  assert len(rows(tmp_path / "run")) == 40
-
-
-def test_a_folder_that_is_removed_ends_with_a_sentence(start, tmp_path):
-  workdir = tmp_path / "run"
-  process = start(workdir, "--config.num_steps=2000")
-  assert wait(process, lambda: len(rows(workdir)) > 5)
-  workdir.rename(tmp_path / "elsewhere")
-  _, err = finish(process, code=1)
-  assert " be written" in one_sentence(err)
-  # One that was about to be written then may make the folder anew.
-  for folder in tmp_path.glob("*/checkpoints/*[0-9]"):
-    assert checkpoint.damage(folder) is None
-
-
-@pytest.mark.parametrize("what", ["write", "close"])
-def test_a_file_that_cannot_be_written_ends_with_a_sentence(
-  recipe, tmp_path, call_main, monkeypatch, what
-):
-  """Permissions would not stop a test that runs as root."""
-
-  def refuse(*_):
-    raise PermissionError(errno.EACCES, "Permission denied", "metrics.jsonl")
-
-  monkeypatch.setattr(Logbook, what, refuse)
-  workdir = tmp_path / "run"
-  flags = ["--config.num_steps=1"]
-  code, _, err = call_main(
-    script.main, f"--config={recipe}", f"--workdir={workdir}", *flags
-  )
-  assert code == 1
-  assert "cannot be written: [Errno 13] Permission denied" in one_sentence(err)
-
-
-def test_a_workdir_has_one_run_at_a_time(recipe, start, tmp_path):
-  """And none is locked by a process that is gone, however it went."""
-  workdir = tmp_path / "run"
-  flags = ["--config.num_steps=100000"]
-  first = start(workdir, *flags)
-  assert wait(first, lambda: len(rows(workdir)) > 5)
-  _, err = finish(start(workdir, *flags), code=2)
-  assert f"is in use by another run (process {first.pid} on " in err
-  assert "Traceback" not in one_sentence(err)
-  assert first.poll() is None
-  before = len(rows(workdir))
-  assert wait(first, lambda: len(rows(workdir)) > before)
-  first.kill()
-  first.wait()
-  assert (workdir / ".lock").exists()
-  second = start(workdir, *flags)
-  assert wait(second, lambda: len(rows(workdir)) > before + 20)
-  second.send_signal(signal.SIGTERM)
-  finish(second, code=143)
-  assert not (workdir / ".lock").exists()
-  steps = [json.loads(row)["step"] for row in rows(workdir)]
-  assert steps == list(range(1, len(steps) + 1))

@@ -1,6 +1,5 @@
 """train.py on a folder of photographs, whole and broken ones."""
 
-import json
 import re
 
 import numpy as np
@@ -8,7 +7,8 @@ from PIL import Image
 import pytest
 
 from flax_resnet.weights import files
-from tests.recipes import ROOT
+from tests import recipes
+from tests.runs import rows_of
 import train as script
 
 SMALL = {
@@ -21,7 +21,7 @@ SMALL = {
   "checkpoint_every": 3,
   "model.name": "cifar_resnet8",
   "model.num_classes": 2,
-  "model.stage_features": (4, 4, 8),
+  **recipes.ONE_BLOCK,
 }
 
 
@@ -44,7 +44,7 @@ def train(call_main, tmp_path, folder):
     values = SMALL | {"data.root": str(folder)} | changes
     return call_main(
       script.main,
-      f"--config={ROOT / 'configs' / 'folder.py'}",
+      f"--config={recipes.ROOT / 'configs' / 'folder.py'}",
       f"--workdir={tmp_path / 'run'}",
       *(f"--config.{key}={value}" for key, value in values.items()),
     )
@@ -52,17 +52,13 @@ def train(call_main, tmp_path, folder):
   return train
 
 
-def rows(tmp_path):
-  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
 def test_a_folder_trains(train, tmp_path):
   code, out, err = train()
   assert (code, err) == (0, "")
   assert "19 to train on and 5 to evaluate on" in out
-  assert rows(tmp_path)[-1]["val/count"] == 5
-  assert not any("train/skipped" in row for row in rows(tmp_path))
+  rows = rows_of(tmp_path / "run")
+  assert rows[-1]["val/count"] == 5
+  assert not any("train/skipped" in row for row in rows)
   assert files.class_names_of_run(tmp_path / "run") == ("red", "시안")
 
 
@@ -84,18 +80,10 @@ def test_broken_images_are_skipped_and_logged(train, folder, tmp_path):
   code, out, _ = train(**{"data.on_error": "skip"})
   assert code == 0
   assert re.search(r"[1-9]\d* broken images skipped", out)
-  skipped = [
-    row["train/skipped"] for row in rows(tmp_path) if "train/loss" in row
-  ]
+  rows = rows_of(tmp_path / "run")
+  skipped = [row["train/skipped"] for row in rows if "train/loss" in row]
   assert len(skipped) == 3
   # A quarter of the images, seen two and a half times, and some read ahead.
   assert 6 <= sum(skipped) <= 24
-  last = rows(tmp_path)[-1]
+  last = rows[-1]
   assert last["val/count"] + last["val/skipped"] == 5
-
-
-def test_copies_that_do_not_fill_a_batch_are_told_first(train, tmp_path):
-  code, _, err = train(**{"data.repeated_augmentation": 3})
-  assert code == 2
-  assert "config.data: repeated_augmentation is 3, which does not divide" in err
-  assert not (tmp_path / "run").exists()

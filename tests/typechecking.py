@@ -4,7 +4,10 @@ import beartype
 
 _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 # What is wrong with their arguments, the package says in its own sentences.
-_CHECKED_BY_SCHEMA = {"flax_resnet.models.resnet.ResNet.__init__"}
+_CHECKED_BY_SCHEMA = {
+  "flax_resnet.models.resnet.ResNet.__init__",
+  "flax_resnet.weights.preprocessing.Preprocessing.__init__",
+}
 
 
 def check(function):

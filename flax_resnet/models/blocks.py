@@ -77,17 +77,15 @@ class BottleneckBlock(ResidualBlock):
     conv = functools.partial(self.layers.conv, use_bias=self.use_bias)
     norm = self.layers.norm
     width, out = self.features * self.width_factor, 4 * self.features
-    first, second = (1, self.strides)
-    if self.stride_in_1x1:
-      first, second = second, first
+    strides = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
 
-    f = conv(width, 1, first, name="conv1")(x)
+    f = conv(width, 1, strides[0], name="conv1")(x)
     f = norm(name="bn1")(f, train=train)
     f = nn.relu(f)
     f = conv(
       width,
       3,
-      second,
+      strides[1],
       dilation=self.dilations[0],
       groups=self.groups,
       name="conv2",

@@ -1,7 +1,7 @@
 """The x of H(x) = F(x) + x."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Shortcut(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b h w c"],
-    shape: tuple[int, ...],
+    shape: tuple[Any, ...],
     *,
     activated: Float[Array, "b h w c"] | None = None,
     train: bool,
@@ -58,7 +58,7 @@ class Shortcut(nn.Module):
 
     Args:
       x: input of the block.
-      shape: shape of F(x), [b, h2, w2, c2].
+      shape: shape of F(x), [b, h2, w2, c2]; under `jax.export` b is a symbol.
       activated: ReLU of BatchNorm of x, in a pre-activation block: the input of
         its convolutions, that of the shortcut too, which then has no BatchNorm
         of its own (He et al. 2016, resnet-1k-layers).

@@ -27,7 +27,11 @@ def initial_variables(
   """Returns what `model.init` does, to the bit, without running the network.
 
   The network is traced, and only the part of the trace that draws the variables
-  is run: nothing is compiled but the initializers, whatever the depth.
+  is run: nothing is compiled but the initializers, whatever the depth. On two
+  CPU cores that takes 3.2 s for ResNet-110 and 4.6 s for ResNet-1202 with
+  `scan`, 16 s without; `jax.jit(model.init)`, compiled as quickly, 10 s, 3.5 s
+  and over 400 s, and it draws other bits, as XLA fuses what it draws with;
+  `lazy_init` 8.7 s, 14 s and 41 s (one run each on a busy machine).
 
   Args:
     model: the network.

@@ -132,8 +132,9 @@ def _open_locked(path: pathlib.Path) -> TextIO:
       if fcntl is not None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-      file.seek(0)
-      holder = file.read() or "just started"
+      with file:
+        file.seek(0)
+        holder = file.read() or "just started"
       raise InputError(
         f"workdir {path.parent} is in use by another run ({holder}): stop "
         "that one, or choose another --workdir"

@@ -61,19 +61,26 @@ def test_random_resized_crop_draws_within_its_ranges():
   # Coordinates as colors: the corners of a crop can be read off it.
   y, x = np.mgrid[:250, :200]
   chart = np.stack([y, x, 0 * x], -1).astype(np.uint8)
-  crop = crops.random_resized_crop(3, 50)
-  areas, ratios = [], []
+  crop, rng = crops.random_resized_crop(3, 50), np.random.default_rng(0)
+  areas, ratios, corners = [], [], []
   for _ in range(200):
-    pixels = crop(chart, RNG).astype(float)
+    pixels = crop(chart, rng).astype(float)
     assert pixels.shape == (50, 50, 3)
     height = (pixels[-1, 0, 0] - pixels[0, 0, 0]) * 50 / 49
     width = (pixels[0, -1, 1] - pixels[0, 0, 1]) * 50 / 49
     areas.append(height * width / chart[..., 0].size)
     ratios.append(width / height)
+    margins = np.array([250 - height, 200 - width])
+    if margins.min() > 10:
+      corners.append(pixels[0, 0, :2] / margins)
   assert 0.06 < min(areas) < 0.15
   assert 0.8 < max(areas) < 1.02
   assert 0.7 < min(ratios) < 0.85
   assert 1.2 < max(ratios) < 1.4
+  low, middle, high = np.quantile(corners, (0.1, 0.5, 0.9), 0)
+  assert (low < 0.2).all()
+  assert (abs(middle - 0.5) < 0.15).all()
+  assert (high > 0.8).all()
 
 
 def test_random_resized_crop_is_a_function_of_its_generator():

@@ -47,10 +47,9 @@ def test_parts_of_an_undivided_folder_have_all_classes_alike(tmp_path):
   write_folder(tmp_path, COUNTS)
   chosen = set()
   for seed in range(10):
-    parts = [
-      FolderSource(tmp_path, split, seed=seed)
-      for split in ("train[:80%]", "train[80%:]")
-    ]
+    splits = {"train_split": "train[:80%]", "eval_split": "train[80%:]"}
+    dataset = load(tmp_path, split_seed=seed, **splits)
+    parts = dataset.train.source, dataset.eval.source
     names = [{p.name(i) for i in range(len(p))} for p in parts]
     assert not names[0] & names[1]
     assert names[0] | names[1] == set(map(str, tmp_path.rglob("*.jpg")))

@@ -92,7 +92,7 @@ def test_a_set_without_random_access(shapes_dir, tmp_path):
 
 # What is said of a folder from which something is removed.
 FOLDERS = {
-  "there is no split 'val[:0]': use one of val, or a part of one that": "",
+  "one of val, or a part of one that is not empty, such as 'train[:90%]'": "",
   "train holds 1 folder of a class (anemone): there must be 2": "train/[!a]*",
   "val has classes that are not trained on: anemone": "train/a*",
   "val lacks classes that are trained on: anemone; add them, or": "val/anemone",

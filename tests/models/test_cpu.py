@@ -3,6 +3,7 @@
 import functools
 import re
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,29 +48,23 @@ def second_derivatives(function, *arguments):
   return jax.jvp(slope, arguments, directions)[1]
 
 
-def options(kernel, strides=1, dilation=1, groups=1):
-  pad = dilation * (kernel - 1) // 2
-  return {
-    "padding": ((pad, pad), (pad, pad)),
-    "rhs_dilation": (dilation, dilation),
-    "feature_group_count": groups,
-    "dimension_numbers": jax.lax.conv_dimension_numbers(
-      (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
-    ),
-    "strides": (strides, strides),
-    "precision": None,
-  }
-
-
 def plain_conv(x, kernel, *, strides, **others):
   return jax.lax.conv_general_dilated(
     x, kernel, window_strides=strides, **others
   )
 
 
-def both_convs(**settings):
-  """Returns our convolution and JAX's."""
-  arguments = options(**settings)
+def both_convs(kernel, strides=1, dilation=1, groups=1):
+  """Returns our convolution and JAX's, as `nn.Conv` calls them."""
+  pad = dilation * (kernel - 1) // 2
+  arguments = {
+    "padding": ((pad, pad), (pad, pad)),
+    "rhs_dilation": (dilation, dilation),
+    "feature_group_count": groups,
+    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    "strides": (strides, strides),
+    "precision": None,
+  }
   return [functools.partial(f, **arguments) for f in (cpu.conv, plain_conv)]
 
 
@@ -99,19 +94,11 @@ def test_convolution_and_its_gradients(height, width, settings):
   )
 
 
-def reverse_over_reverse(function, *arguments):
-  def slope(*arguments):
-    _, gradients = value_and_gradients(function, *arguments)
-    return [jnp.sin(g) for g in gradients]
-
-  return value_and_gradients(slope, *arguments)
-
-
-@pytest.mark.parametrize("measure", [second_derivatives, reverse_over_reverse])
 @pytest.mark.parametrize("strides", [1, 2])
-def test_a_convolution_has_second_derivatives(measure, strides):
+def test_a_convolution_has_second_derivatives(strides):
   arguments = draw(0, (2, 5, 6, 3)), draw(1, (3, 3, 3, 2))
-  assert_equal(measure, *both_convs(kernel=3, strides=strides), *arguments)
+  convs = both_convs(kernel=3, strides=strides)
+  assert_equal(second_derivatives, *convs, *arguments)
 
 
 def test_a_convolution_in_a_loop_is_in_the_layout_that_the_cpu_is_fast_at():
@@ -160,15 +147,12 @@ def test_only_the_cpu_has_formulations_of_its_own(size):
   assert "barrier" not in on_tpu
 
 
-def plain_max_pool(x):
-  return jax.lax.reduce_window(
-    jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf),
-    -jnp.inf,
-    jax.lax.max,
-    window_dimensions=(1, 3, 3, 1),
-    window_strides=(1, 2, 2, 1),
-    padding="VALID",
-  )
+plain_max_pool = functools.partial(
+  nn.max_pool,
+  window_shape=(3, 3),
+  strides=(2, 2),
+  padding=((1, 1), (1, 1)),
+)
 
 
 @pytest.mark.parametrize("size", [8, 9])

@@ -195,19 +195,6 @@ def test_stochastic_depth_drops_blocks_of_some_images(scan):
   assert_close(evaluated, evaluated[:1].repeat(64, 0), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet50d", "resnetv2_50"])
-def test_a_smaller_output_stride_keeps_the_parameters(name):
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  model = fr.create_model(name, stage_sizes=(1, 1, 2, 1), num_classes=0)
-  variables = variable_shapes(model, images.shape)
-  for stride in (32, 16, 8, 4):
-    dilated = model.clone(output_stride=stride)
-    assert variable_shapes(dilated, images.shape) == variables
-    run = functools.partial(dilated.apply, train=False, method="features")
-    side = jax.eval_shape(run, variables, images)["stage4"].shape[1]
-    assert side == 64 // stride
-
-
 def test_dropout_of_wide_resnets():
   model = fr.create_model("wrn_28_10", dropout=0.5, **ONE_BLOCK)
   variables = variables_of(model, IMAGES.shape)

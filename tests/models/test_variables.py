@@ -38,13 +38,6 @@ def test_the_blocks_of_a_loop_start_differently():
   assert np.abs(first - second).max() > 0.1
 
 
-def test_the_start_can_be_traced():
-  model = fr.create_model("cifar_resnet20", **SMALL)
-  start = functools.partial(initial_variables, model, image_shape=(8, 8, 3))
-  shapes = jax.eval_shape(start, jax.random.key(0))
-  assert shapes == variable_shapes(model, (1, 8, 8, 3))
-
-
 def test_blocks_are_stacked_in_the_order_of_their_numbers():
   blocks = {f"stage2_block{n}": {"bias": np.full(3, n)} for n in range(1, 13)}
   variables = {"params": {"head": np.ones(2)} | blocks}

@@ -128,7 +128,7 @@ TRAINED = {
   "resnet50 of five blocks": (CASES["resnet50"], ("float32",)),
   "cifar_resnet18": (
     dataclasses.replace(CASES["cifar_resnet18"], fields=()),
-    ("float32", "float64"),
+    ("float64",),
   ),
   "resnet50": (dataclasses.replace(CASES["resnet50"], fields=()), ("float64",)),
 }

@@ -13,6 +13,8 @@ import torch
 
 from tests.weights import cases, torch_models
 
+torch.set_num_threads(1)  # The workers of a test run share the cores.
+
 
 def build(
   case: cases.Case, state_dict: Mapping[str, np.ndarray]
