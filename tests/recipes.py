@@ -40,9 +40,12 @@ def tiny(data_dir: str) -> ConfigDict:
   )
 
 
-# What makes it quicker: it compiles in a third, and reads in a fifth of the time.
+# Changes of `tiny`: compiled in a third of the time, and read in a fifth.
 ONE_BLOCK = {"model.stage_sizes": (1,), "model.stage_features": (4,)}
-FEW_DIGITS = {"data.train_split": "train[:20%]", "data.eval_split": "test[:20%]"}
+FEW_DIGITS = {
+  "data.train_split": "train[:20%]",
+  "data.eval_split": "test[:20%]",
+}
 
 
 def one_block(data_dir: str) -> ConfigDict:

@@ -19,7 +19,6 @@ from flax_resnet.weights import files
 from tests import recipes, runs
 import train as script
 
-
 SMALL = recipes.ONE_BLOCK | recipes.FEW_DIGITS
 
 

@@ -5,8 +5,8 @@ import runpy
 import pytest
 
 from flax_resnet.models import create_model, ResNet
-from flax_resnet.training import load_recipe
 from flax_resnet.schema import build
+from flax_resnet.training import load_recipe
 from tests.recipes import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "variants.py"

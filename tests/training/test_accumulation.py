@@ -131,7 +131,7 @@ def test_each_part_draws_its_own_drops():
 
 
 def test_a_part_is_every_so_many_groups():
-  parts = split_batch({"x": np.arange(16)}, 2, 2)["x"]
+  parts = split_batch({"x": jnp.arange(16)}, 2, 2)["x"]
   assert parts.tolist() == [
     [0, 1, 4, 5, 8, 9, 12, 13],
     [2, 3, 6, 7, 10, 11, 14, 15],
