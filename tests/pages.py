@@ -63,8 +63,10 @@ def shell(page: pathlib.Path) -> list[str]:
 
 def recipe_and_changes(command: str) -> tuple[pathlib.Path, list[str]] | None:
   """Returns the recipe of a command and its overrides; None if it has none."""
+  # Another command may have it in quotes.
+  _, python, rest = command.partition("python ")
   try:
-    words = shlex.split(command)
+    words = shlex.split((python + rest).rstrip('"'))
   except ValueError:  # A line of a tree or a log.
     return None
   if "--config" not in words:

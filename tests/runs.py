@@ -15,7 +15,6 @@ import pytest
 
 from flax_resnet import sharding, storage
 from flax_resnet.training import loop, Stopped, train
-from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.setup import Run, set_up
 from flax_resnet.training.state import TrainState
 from tests.recipes import changed
@@ -49,25 +48,6 @@ def after_steps(
   while state.step < num_steps:
     state = run.train_step(state, next(inputs)[0])
   return state
-
-
-def losses_by_call(run: Run, num_steps: int) -> list[float]:
-  """Returns the sum of the losses of each call in so many steps."""
-  state, inputs, losses = first_state(run), run.train_inputs(0), []
-  while state.step < num_steps:
-    state = state.replace(sums=run.zero_sums())
-    state = run.train_step(state, next(inputs)[0])
-    losses.append(float(state.sums["loss"]))
-  return losses
-
-
-def final_state(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Any:
-  """Returns the state of the newest checkpoint, as NumPy arrays."""
-  run = set_up(config.to_dict(), mesh)
-  checkpoints = Checkpoints(workdir / "checkpoints", 2)
-  state = checkpoints.restore(checkpoints.latest_step(), first_state(run))
-  checkpoints.close()
-  return jax.device_get(state)
 
 
 def saved_state(workdir: pathlib.Path) -> TrainState:

@@ -9,15 +9,23 @@ from flax_resnet.training.log import read_rows
 from flax_resnet.training.setup import set_up
 from tests.recipes import changed, on_synthetic_images, RECIPES
 
-# The others derive from these, and add no key that these do not try.
-TRAINED = ("cifar10_fast", "imagenet_progressive", "imagenet_rsb_a2")
 
-
+@pytest.mark.parametrize(
+  "whole", [False, pytest.param(True, marks=pytest.mark.deep)]
+)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_makes_a_run(path):
-  """Under eval_shape: every option meets the network, nothing is computed."""
+def test_every_recipe_makes_a_run(path, whole):
+  """Under eval_shape: every option meets the network, nothing is computed.
+
+  The network has a block a stage, or all of its blocks.
+  """
   mesh = sharding.make_mesh()
-  run = set_up(on_synthetic_images(path).to_dict(), mesh)
+  config = on_synthetic_images(path)
+  run = set_up(config.to_dict(), mesh)
+  if not whole:
+    one_each = (1,) * len(run.model.stage_sizes)
+    config = changed(config, {"model.stage_sizes": one_each})
+    run = set_up(config.to_dict(), mesh)
   batch, _ = next(run.train_inputs(0))
   state = jax.eval_shape(run.drawn_state)
   new = jax.eval_shape(run.train_step, state, batch)
@@ -31,14 +39,8 @@ def test_every_recipe_makes_a_run(path):
   assert sums.keys() == {"loss", "top1", "top5", "count"}
 
 
-@pytest.mark.parametrize(
-  "path",
-  [
-    path if path.stem in TRAINED else pytest.param(path, marks=pytest.mark.deep)
-    for path in RECIPES
-  ],
-  ids=lambda path: path.stem,
-)
+@pytest.mark.deep
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains(path, tmp_path, mesh):
   """Two steps of a net of one thin block, and its evaluation."""
   config = on_synthetic_images(path)

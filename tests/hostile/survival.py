@@ -1,4 +1,4 @@
-"""What counts as surviving an input, and the count of those that do not."""
+"""Inputs without number: what each may do, and how it must end."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -21,8 +21,8 @@ import pytest
 
 from flax_resnet.cli import flags
 
-SECONDS = 5  # That an input may take.
-MEMORY = 2**31  # Bytes that the process may grow by.
+SECONDS = 5  # The most that an input may take.
+MEMORY = 2**31  # Bytes, the most that the process may grow by.
 # A short version in every run of the suite, and the long one.
 COUNTS = [300, pytest.param(20_000, marks=pytest.mark.slow)]
 _TIMERS = (signal.SIGALRM, signal.SIGPROF)
@@ -38,7 +38,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Watch:
-  """Notes what is executed, and written outside of a folder, while it is on.
+  """Records what is executed, and written outside of a folder.
 
   Python's audit hooks cannot be taken away: there is one for all tests.
   """
@@ -71,8 +71,8 @@ class TooSlow(BaseException):
   """Not an Exception, which what is tested might catch."""
 
 
-class _Told(logging.Handler):
-  """Notes what would be printed as a warning."""
+class _Warnings(logging.Handler):
+  """Records what would be printed as a warning."""
 
   def __init__(self):
     super().__init__(logging.WARNING)
@@ -90,25 +90,28 @@ def survive(
 ) -> dict[str, int]:
   """Makes inputs and uses them; fails with every kind of failure there was.
 
+  An input is accepted without a word, or refused as a command refuses it: by
+  one sentence and exit code 2.
+
   Args:
-    folder: The only place where something may be written.
-    count: Of the inputs.
-    attempt: Makes an input, and returns what uses it.
-    seconds: That each may take.
+    folder: the only place where something may be written.
+    count: number of inputs.
+    attempt: function that makes an input, and returns what uses it.
+    seconds: processor time that each may take, in seconds.
 
   Returns:
-    How many inputs ended how: "well", or "told".
+    The numbers of inputs: {"accepted": ..., "refused": ...}.
   """
-  ends, failures, slowest = {"well": 0, "told": 0}, {}, 0.0
+  ends, failures, slowest = {"accepted": 0, "refused": 0}, {}, 0.0
   before, start = _memory(), time.monotonic()
-  with _limits(), _as_used(), _descriptor_2() as printed:
+  with _limits(), _types_unchecked(), _descriptor_2() as printed:
     for seed in range(count):
       try:
         call, begin = attempt(random.Random(seed)), time.monotonic()
         # Of the processor: others may be busy with it. Or of waiting.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
-        ends[_outcome(folder, call, printed)] += 1
+        ends[_end(folder, call, printed)] += 1
         slowest = max(slowest, time.monotonic() - begin)
       except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -120,22 +123,22 @@ def survive(
     f"{count:,} inputs, {took:.0f} s, slowest {slowest:.2f} s, "
     f"+{grown >> 20} MiB, {ends}"
   )
-  told = [
+  kinds = [
     f"{len(found)} times, first with seed {found[0][0]}: {kind}\n"
     + "".join(traceback.format_exception(found[0][1])[-6:])
     for kind, found in failures.items()
   ]
-  assert not told, "\n".join([f"{len(told)} kinds of failures", *told])
+  assert not kinds, "\n".join([f"{len(kinds)} kinds of failures", *kinds])
   assert grown < MEMORY
   return ends
 
 
-def _outcome(
+def _end(
   folder: pathlib.Path, call: Callable[[], object], printed: Callable[[], bytes]
 ) -> str:
   """Returns how a command would end that does this."""
-  err, told, code = io.StringIO(), _Told(), 0
-  logging.getLogger().addHandler(told)
+  err, log, code = io.StringIO(), _Warnings(), 0
+  logging.getLogger().addHandler(log)
   _watch.seen, _watch.inside = (), os.path.realpath(folder)
   try:
     with (
@@ -152,10 +155,10 @@ def _outcome(
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     _watch.inside = None
-    logging.getLogger().removeHandler(told)
+    logging.getLogger().removeHandler(log)
   seen = [w for w in warned if not issubclass(w.category, _UNSEEN)]
   assert not seen, f"a warning: {seen[0].message}"
-  assert not told.lines, f"a log: {told.lines[0]}"
+  assert not log.lines, f"a log: {log.lines[0]}"
   if (line := printed()) and not _LIBTIFF.match(line):
     raise AssertionError(f"on stderr: {line!r}")
   assert not _watch.seen, f"it did {_watch.seen[0]}"
@@ -163,27 +166,27 @@ def _outcome(
   assert code in (0, 2), f"exit code {code}"
   if not code:
     assert not text, f"on stderr: {text!r}"
-    return "well"
+    return "accepted"
   assert text.startswith("error: "), text
   assert text.endswith("\n"), text
   assert text[:-1].isprintable(), repr(text)
   assert len(text) < 2000, f"a sentence of {len(text)} characters"
-  return "told"
+  return "refused"
 
 
 def _kind(error: BaseException) -> str:
-  """Says where in the package an error comes from; alike for alike ones."""
+  """Returns where in the package an error comes from."""
   frames = traceback.extract_tb(error.__traceback__)
   ours = [f for f in frames if "flax_resnet" in f.filename] or frames
   last = ours[-1]
-  place = f"{pathlib.Path(last.filename).name}:{last.lineno}"
+  line = f"{pathlib.Path(last.filename).name}:{last.lineno}"
   text = str(error)[:40] if isinstance(error, AssertionError) else ""
-  return f"{type(error).__name__} at {place} {text}"
+  return f"{type(error).__name__} at {line} {text}"
 
 
 @contextlib.contextmanager
-def _as_used() -> Iterator[None]:
-  """Switches off what only tests check: types, to which an int is no float."""
+def _types_unchecked() -> Iterator[None]:
+  """Switches off the checks of types, which only tests have."""
   jaxtyping.config.update("jaxtyping_disable", True)
   try:
     yield
@@ -193,7 +196,7 @@ def _as_used() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _descriptor_2() -> Iterator[Callable[[], bytes]]:
-  """Yields what returns the errors that C code has printed since."""
+  """Yields a function: what C code printed as errors since its last call."""
   with tempfile.TemporaryFile() as file:
 
     def printed() -> bytes:

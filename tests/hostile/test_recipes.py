@@ -158,7 +158,7 @@ def check(recipe, case, mesh, way):
   except Exception as error:
     assert re.search(case.message, str(error)), (case, error)
     raise
-  assert not case.wrong, f"{case} was not told"
+  assert not case.wrong, f"{case} was not refused"
 
 
 def fuzz(tmp_path, monkeypatch, chosen, mesh, way=use):
@@ -225,7 +225,7 @@ def test_all_wrong_values(tmp_path, monkeypatch, path, one_device):
 
 
 @pytest.mark.slow
-def test_what_is_not_told_can_be_traced(tmp_path, monkeypatch, one_device):
+def test_what_is_not_refused_can_be_traced(tmp_path, monkeypatch, one_device):
   path = next(path for path in RECIPES if path.stem == "digits")
   trace(good(path), one_device)  # The first time takes longer.
   cases = everything(path)

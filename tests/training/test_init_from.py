@@ -9,7 +9,6 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.errors import InputError
-from flax_resnet.insight.study import TrainedRun
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import init_from, train
 from flax_resnet.training.init_from import start_from_weights
@@ -191,17 +190,7 @@ def test_a_run_needs_its_weights_until_it_has_saved(
   whole = runs.saved_state(folder / "run")
   for name in ("again", "parts"):
     runs.assert_same_bits(runs.saved_state(tmp_path / name), whole)
-
-  with pytest.raises(InputError, match=r"config.init_from: "):
-    TrainedRun.load(folder / "run")
   hidden.rename(weights)
-
-
-def test_a_study_compares_with_the_weights_of_the_start(warm):
-  folder, config = warm
-  _, state, _, _ = started(config, config.init_from)
-  trained = TrainedRun.load(folder / "run")
-  runs.assert_same_bits(trained.before, state.variables)
 
 
 @pytest.mark.parametrize(
@@ -278,17 +267,3 @@ def test_the_optimizer_remembers_nothing_of_a_frozen_trunk(config, path):
   sizes = [x.size for x in jax.tree.leaves(state.opt_state) if x.ndim]
   assert sorted(sizes) == [10, 40]
   assert jax.tree.structure(state) == jax.tree.structure(drawn)
-
-
-@pytest.mark.deep
-def test_a_frozen_run_continues_to_the_same_bits(
-  warm, tmp_path, mesh, monkeypatch
-):
-  _, config = warm
-  config = recipes.changed(config, {"freeze_trunk": True, "ema_decay": 0.7})
-  train(config, tmp_path / "whole", mesh)
-  runs.train_to(config, tmp_path / "parts", mesh, 3, monkeypatch)
-  train(config, tmp_path / "parts", mesh)
-  runs.assert_same_bits(
-    runs.saved_state(tmp_path / "whole"), runs.saved_state(tmp_path / "parts")
-  )

@@ -11,7 +11,7 @@ from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.setup import Run
 from flax_resnet.training.stop import StopSignals, until_stopped
 from tests import recipes
-from tests.runs import assert_same_bits, final_state, rows_of
+from tests.runs import assert_same_bits, rows_of, saved_state
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def undisturbed(config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("undisturbed")
   mesh = sharding.make_mesh(jax.devices()[:1])
   train(config, workdir, mesh)
-  return final_state(config, workdir, mesh), rows_of(workdir)
+  return saved_state(workdir), rows_of(workdir)
 
 
 def send_in(monkeypatch, owner, name, number):
@@ -67,7 +67,7 @@ def test_a_signal_stops_within_a_step_and_a_save(
   state, rows = undisturbed
   # What was not logged yet is saved with step 8, and logged without it.
   assert_same_bits(
-    final_state(config, tmp_path, mesh).replace(sums=None),
+    saved_state(tmp_path).replace(sums=None),
     state.replace(sums=None),
   )
   assert rows_of(tmp_path) == rows
