@@ -5,8 +5,13 @@ import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # To compile takes most of the time of the tests.
+    "--xla_backend_optimization_level=0",
+  ]
 )
 # Tests in other processes, and processes that tests start, reuse what one has
 # compiled.

@@ -4,7 +4,6 @@
 """
 
 import collections
-import errno
 import functools
 import os
 import random
@@ -111,23 +110,6 @@ def test_a_folder_that_is_removed_ends_with_a_sentence(
   assert 5 in assert_sound(tmp_path / "elsewhere")
   # What was about to be written then may make the folder anew.
   assert_sound(workdir)
-
-
-@pytest.mark.parametrize("name", ["write", "close"])
-def test_a_file_that_cannot_be_written_ends_with_a_sentence(
-  run, tmp_path, monkeypatch, name
-):
-  """Permissions would not stop a test that runs as root."""
-  close = Log.close
-
-  def refuse(log, *_):
-    close(log)
-    raise PermissionError(errno.EACCES, "Permission denied", "metrics.jsonl")
-
-  monkeypatch.setattr(Log, name, refuse)
-  code, _, err = run(f"--workdir={tmp_path / 'run'}", "--config.num_steps=1")
-  assert code == 1
-  assert_one_sentence(err, "cannot be written: [Errno 13] Permission denied")
 
 
 HOLD = """

@@ -62,17 +62,6 @@ def test_a_folder_trains(train, tmp_path):
   assert files.class_names_of_run(tmp_path / "run") == ("red", "시안")
 
 
-def test_a_broken_image_ends_with_its_name(train, folder, tmp_path):
-  for path in folder.rglob("*.jpg"):
-    path.write_bytes(path.read_bytes()[:-40])
-  code, _, err = train()
-  assert code == 2
-  assert err.startswith(f"error: config.data: {folder}/")
-  assert "broken" in err
-  assert err.endswith("or set config.data.on_error='skip'\n")
-  assert err.count("\n") == 1
-
-
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_broken_images_are_skipped_and_logged(train, folder, tmp_path):
   for path in (folder / "red").glob("0[0-5].jpg"):

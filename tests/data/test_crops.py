@@ -1,11 +1,8 @@
-import io
-
 import numpy as np
 from PIL import Image
 import pytest
 
 from flax_resnet.data import crops
-from tests.data.images import encode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), np.uint8)
@@ -36,25 +33,6 @@ def test_center_crop_is_resize_and_crop(height, width, resized, corner):
   theirs = np.asarray(whole)[top : top + 28, left : left + 28].astype(int)
   assert ours.shape == (28, 28, 3)
   assert np.abs(ours - theirs).max() <= 1
-
-
-@pytest.mark.deep
-@pytest.mark.parametrize("size", [(256, 224), (232, 224), (35, 31)])
-def test_center_crop_has_the_pixels_of_torchvision(size):
-  """From the same JPEG, to one gray level: Resize and CenterCrop by Pillow."""
-  pytest.importorskip("torch")
-  from tests.weights import torch_models
-
-  theirs = torch_models.load_torchvision().transforms
-  short, crop = size
-  pipeline = theirs.Compose([theirs.Resize(short), theirs.CenterCrop(crop)])
-  ours = crops.center_crop(3, crop, crop / short)
-  for height, width in RNG.integers(crop, 500, (12, 2)):
-    small = RNG.integers(0, 256, (9, 9, 3), np.uint8)
-    jpeg = encode(Image.fromarray(small).resize((width, height)), "JPEG")
-    with Image.open(io.BytesIO(jpeg)) as image:
-      expected = np.asarray(pipeline(image.convert("RGB"))).astype(int)
-    assert np.abs(ours(jpeg, RNG) - expected).max() <= 1
 
 
 def test_random_resized_crop_draws_within_its_ranges():

@@ -5,7 +5,6 @@ import pytest
 
 from flax_resnet import data
 from flax_resnet.data import crops, order, policies
-from flax_resnet.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -136,27 +135,3 @@ def test_repeats_lie_in_one_batch(load):
   assert (images[1:] != images[0]).any(-1).all()
   with pytest.raises(ValueError, match="does not divide"):
     repeated.check(batch_size=64)
-
-
-@pytest.mark.parametrize(
-  "changes",
-  [
-    {"image_size": "16"},
-    {"eval_image_size": 9460},
-    {"center_crop_fraction": 0.0},
-    {"num_threads": -1},
-    {"num_workers": 257},
-    {"split_seed": -1},
-    {"on_error": "ignore"},
-    {"crop_scale": (0.0, 1.0)},
-    {"early_image_sizes": ((0.5, 8), (0.4, 12))},
-    {"early_image_sizes": ((0.5, 8.5),)},
-    {"repeated_augmentation": 0},
-    {"policy": "autoaugment"},
-    {"policy": "randaugment", "policy_magnitude_std": -0.5},
-    {"policy": "randaugment", "policy_num_ops": 101},
-  ],
-)
-def test_a_section_that_cannot_be_is_an_input_error(load, changes):
-  with pytest.raises(InputError, match=r"^config\.data[.:]"):
-    load(**changes)

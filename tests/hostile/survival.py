@@ -21,7 +21,7 @@ import pytest
 
 from flax_resnet.cli import flags
 
-SECONDS = 5  # The most that an input may take.
+SECONDS = 5  # The most that an input may take of the processor.
 MEMORY = 2**31  # Bytes, the most that the process may grow by.
 # A short version in every run of the suite, and the long one.
 COUNTS = [300, pytest.param(20_000, marks=pytest.mark.slow)]
@@ -86,7 +86,6 @@ def survive(
   folder: pathlib.Path,
   count: int,
   attempt: Callable[[random.Random], Callable[[], object]],
-  seconds: float = SECONDS,
 ) -> dict[str, int]:
   """Makes inputs and uses them; fails with every kind of failure there was.
 
@@ -97,7 +96,6 @@ def survive(
     folder: the only place where something may be written.
     count: number of inputs.
     attempt: function that makes an input, and returns what uses it.
-    seconds: processor time that each may take, in seconds.
 
   Returns:
     The numbers of inputs: {"accepted": ..., "refused": ...}.
@@ -109,8 +107,8 @@ def survive(
       try:
         call, begin = attempt(random.Random(seed)), time.monotonic()
         # Of the processor: others may be busy with it. Or of waiting.
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)
         ends[_end(folder, call, printed)] += 1
         slowest = max(slowest, time.monotonic() - begin)
       except BaseException as error:

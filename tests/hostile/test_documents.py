@@ -12,8 +12,8 @@ from flax_resnet.cli import evaluate, flags
 from flax_resnet.errors import reported_as
 from flax_resnet.insight import comparison
 from flax_resnet.schema import load_recipe
-from flax_resnet.training import loop, train
-from flax_resnet.training.log import Log, read_rows
+from flax_resnet.training import loop
+from flax_resnet.training.log import Log
 from flax_resnet.training.setup import default_values
 from flax_resnet.training.workdir import check_workdir
 from flax_resnet.weights import load_pretrained
@@ -58,18 +58,6 @@ def test_damaged_configs(tmp_path, config, count):
   survive(tmp_path, count, attempt)
   (tmp_path / "config.json").write_text(json.dumps(config))
   check_workdir(tmp_path, config, default_values(config))
-
-
-def test_a_finished_run_without_its_metrics_is_evaluated_again(
-  tmp_path, data_dir
-):
-  config = recipes.one_block(data_dir)
-  before = train(config, tmp_path)
-  (tmp_path / "metrics.jsonl").write_text("damaged")
-  after = train(config, tmp_path)
-  assert after["val/top1"] == before["val/top1"]
-  (row,) = read_rows(tmp_path / "metrics.jsonl")
-  assert row["step"] == before["step"]
 
 
 def row(step):

@@ -119,13 +119,6 @@ def snapshot(tmp_path, monkeypatch):
   )
 
 
-def test_the_repository_is_read(snapshot):
-  for revision in ("", "@main", f"@{hub_cache.COMMIT}"):
-    source = hub.fetch(f"{hub.PREFIX}{REPOSITORY}{revision}")
-    assert source.path == snapshot / "model.safetensors"
-    assert source.class_names == ("cat", "dog")
-
-
 @pytest.mark.parametrize(
   "name",
   [

@@ -58,7 +58,6 @@ NETS = {
     "cifar_resnet20",
     {"zero_init_residual": True, "num_classes": 0},
   ),
-  "option C": ("resnet18", {"shortcut": "projection_all"}),
   "bare convolution": ("resnet18", {"shortcut": "conv", "use_bias": True}),
 }
 

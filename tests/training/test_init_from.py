@@ -88,12 +88,6 @@ def test_weights_without_a_head_get_one(config, path, tmp_path):
   runs.assert_same_bits(again.params, state.params)
 
 
-def test_without_weights_a_run_starts_as_drawn(config):
-  _, state, lines, drawn = started(config)
-  assert state is drawn
-  assert lines == []
-
-
 def test_weights_take_the_types_of_the_run(config, path, tmp_path):
   weights = write_weights(path)
   half = jax.tree.map(lambda x: x.astype(np.float16), weights)

@@ -60,14 +60,3 @@ def test_plain_cross_entropy_is_the_default():
 def test_a_threshold_makes_whole_targets_of_shares(targets, threshold, wanted):
   found = ours(targets, name="binary_cross_entropy", target_threshold=threshold)
   np.testing.assert_allclose(found, binary_cross_entropy(wanted), rtol=1e-5)
-
-
-@pytest.mark.deep
-def test_binary_cross_entropy_is_that_of_pytorch():
-  import torch  # Where tests marked "deep" run it is installed.
-
-  wanted = torch.nn.functional.binary_cross_entropy_with_logits(
-    torch.from_numpy(LOGITS), torch.from_numpy(MIXED.astype(np.float32))
-  )
-  found = ours(MIXED, name="binary_cross_entropy").mean()
-  assert float(found) == pytest.approx(wanted.item(), rel=1e-5)

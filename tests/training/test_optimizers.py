@@ -165,31 +165,6 @@ def test_muon_is_that_of_its_author():
   np.testing.assert_allclose(aligned - np.diag(np.diag(aligned)), 0, atol=1e-4)
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_an_optimizer_is_that_of_pytorch(name):
-  import torch  # Where tests marked "deep" run it is installed.
-
-  tensors = [
-    torch.nn.Parameter(torch.from_numpy(p)) for p in jax.tree.leaves(draw(0))
-  ]
-  groups = [
-    {"params": [t for t in tensors if t.ndim > 1], "weight_decay": DECAY},
-    {"params": [t for t in tensors if t.ndim == 1], "weight_decay": 0.0},
-  ]
-  momentum = {"momentum": 0.9, "nesterov": True} if name == "SGD" else {}
-  optimizer = getattr(torch.optim, name)(groups, lr=0.1, **momentum)
-  for rate, grads in zip(RATES, gradients(), strict=True):
-    for group in optimizer.param_groups:
-      group["lr"] = rate
-    for tensor, grad in zip(tensors, jax.tree.leaves(grads), strict=True):
-      tensor.grad = torch.from_numpy(grad)
-    optimizer.step()
-  found = ours(make(name.lower(), **momentum), draw(0), gradients())
-  wanted = [tensor.detach().numpy() for tensor in tensors]
-  assert_close(jax.tree.leaves(found), wanted)
-
-
 @pytest.mark.parametrize("name", ["sgd", "muon", "adamw", "lamb", "lars"])
 def test_blocks_in_a_loop_are_layers_of_their_own(name):
   """The kernels of `scan=True` lie in one array, and so do the scales."""

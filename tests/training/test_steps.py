@@ -79,14 +79,6 @@ def test_the_number_of_devices_changes_nothing(config, group, dtype, cases):
       assert relative_difference(one, other) <= limit
 
 
-def test_the_norm_group_size_changes_the_run(config):
-  whole, groups = (
-    variables_after_20_steps(config, {"model.norm_group_size": group})
-    for group in (None, 8)
-  )
-  assert relative_difference(whole, groups) > 1e-3
-
-
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_the_state_is_updated_in_place(config, steps_per_call):
   """No second copy of it, neither after one step nor within several."""

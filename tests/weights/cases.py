@@ -201,11 +201,7 @@ def our_logits(
   """Returns the logits of `images` of both sides: "logits/64", "logits/75"."""
   model = case.network()
   variables = fr.from_torch(state_dict, model)
-  evaluate = jax.jit(
-    functools.partial(model.apply, train=False),
-    # LLVM takes most of the time; the kernels of convolutions are not its.
-    compiler_options={"xla_backend_optimization_level": 0},
-  )
+  evaluate = jax.jit(functools.partial(model.apply, train=False))
   return {
     f"logits/{side}": np.asarray(evaluate(variables, images(side)))
     for side in case.sides

@@ -10,20 +10,15 @@ from safetensors.numpy import save, save_file
 import flax_resnet as fr
 from flax_resnet.weights import files, hub, load_pretrained, WeightsError
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
-from tests.weights import cases, hub_cache
+from tests.weights import hub_cache
+from tests.weights.conftest import CASE
 
-CASE = cases.CASES["cifar_resnet20"]
 MODEL = CASE.network()
 RUN = {
   "model": {"name": "cifar_resnet8", "num_classes": 10},
   "data": {"image_size": 8},
   "augment": {"mean": [0.5], "std": [0.5]},
 }
-
-
-@pytest.fixture(scope="module")
-def tensors():
-  return cases.filled(cases.our_shapes(CASE))
 
 
 def written(path, content):
@@ -126,10 +121,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights(case, tensors, tmp_path):
+def test_weights(case, state_dict, tmp_path):
   call, expected = CASES[case]
   with pytest.raises(WeightsError) as caught:
-    call(tmp_path, tensors)
+    call(tmp_path, state_dict)
   assert expected.format(path=tmp_path) in str(caught.value)
   assert "\n" not in str(caught.value)
 

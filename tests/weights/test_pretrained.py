@@ -8,43 +8,30 @@ import pytest
 from safetensors.numpy import save_file
 
 import flax_resnet as fr
-from flax_resnet.models.variables import unstack
 from flax_resnet.weights import files, load_pretrained
 from flax_resnet.weights.preprocessing import Preprocessing
 from tests.drawing import normal
-from tests.weights import cases
+from tests.weights.conftest import CASE
 
-CASE = cases.CASES["cifar_resnet20"]
 NAME, FIELDS = CASE.model, dict(CASE.fields)
 
 
 @pytest.fixture(scope="module")
-def state_dict():
-  return cases.filled(cases.our_shapes(CASE))
-
-
-@pytest.fixture(scope="module")
-def variables(state_dict):
-  return fr.from_torch(state_dict, CASE.network())
-
-
-@pytest.fixture(scope="module", params=["file", "checkpoint"])
-def weights(request, state_dict, variables, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("weights")
-  if request.param == "file":
-    save_file(state_dict, folder / "weights.safetensors")
-    return folder / "weights.safetensors"
-  files.write_checkpoint(folder / "flax", variables)
-  return folder / "flax"
+def weights(state_dict, tmp_path_factory):
+  path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+  save_file(state_dict, path)
+  return path
 
 
 def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_the_variables_are_those_of_the_weights(weights, variables):
-  _, found = fr.from_pretrained(weights, NAME, **FIELDS)
-  assert_same(found, variables)
+def test_the_variables_are_those_of_the_weights(weights, variables, tmp_path):
+  files.write_checkpoint(tmp_path / "flax", variables)
+  for path in (weights, tmp_path / "flax"):
+    _, found = fr.from_pretrained(path, NAME, **FIELDS)
+    assert_same(found, variables)
 
 
 @pytest.mark.parametrize("classes", [7, 0])
@@ -56,12 +43,6 @@ def test_the_number_of_classes_is_that_of_the_weights(
   save_file(tensors | (head if classes else {}), tmp_path / "x.safetensors")
   model, _ = fr.from_pretrained(tmp_path / "x.safetensors", NAME, **FIELDS)
   assert model.num_classes == classes
-
-
-def test_a_scanned_network_takes_the_same_weights(weights, variables):
-  _, scanned = fr.from_pretrained(weights, NAME, scan=True, **FIELDS)
-  assert "stage2_blocks" in scanned["params"]
-  assert_same(unstack(scanned), variables)
 
 
 def test_a_new_head_is_drawn_for_other_classes(weights, variables, capsys):

@@ -9,13 +9,7 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.weights import names, WeightsError
 from tests.weights import cases
-
-CASE = cases.CASES["cifar_resnet20"]
-
-
-@pytest.fixture(scope="module")
-def state_dict():
-  return cases.filled(cases.our_shapes(CASE))
+from tests.weights.conftest import CASE
 
 
 def assert_same(a, b):
@@ -56,11 +50,6 @@ def test_a_scanned_network_has_the_same_state_dict(state_dict):
   back = fr.to_torch(variables, model, names="cifar")
   for key, value in state_dict.items():
     np.testing.assert_array_equal(back[key], value)
-
-
-def test_a_model_without_a_head_leaves_the_file_s_out(state_dict):
-  model = CASE.network().clone(num_classes=0)
-  assert "head" not in fr.from_torch(state_dict, model)["params"]
 
 
 def test_a_new_head_for_other_classes(state_dict):

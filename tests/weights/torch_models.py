@@ -146,20 +146,3 @@ class PreActCifar(nn.Module):
       x = stage.blocks(x)
     x = F.relu(self.norm(x)).mean((2, 3), keepdim=True)
     return self.head.fc(x).flatten(1)
-
-
-class NoteBlock(nn.Module):
-  """The block of the study note: every convolution has a bias."""
-
-  def __init__(self, inputs: int, outputs: int):
-    super().__init__()
-    self.c1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-    self.bn1 = nn.BatchNorm2d(outputs)
-    self.c2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-    self.bn2 = nn.BatchNorm2d(outputs)
-    self.downsample = nn.Conv2d(inputs, outputs, 1)
-
-  def forward(self, x):
-    f = F.relu(self.bn1(self.c1(x)))
-    f = self.bn2(self.c2(f))
-    return F.relu(f + self.downsample(x))
