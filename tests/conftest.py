@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import types
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -32,10 +33,20 @@ from ml_collections import ConfigDict
 import pytest
 
 from flax_resnet import sharding
+from flax_resnet.training import loop
 from tests import recipes
 
 # Shapes of different rank meet by intention or not at all.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+  """Runs draw no curves, which takes a second; `whole` of test_loop does."""
+  draw = lambda rows, title, path: path.touch()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "plots", types.SimpleNamespace(training_curves=draw))
+    yield
 
 
 @pytest.fixture(scope="session")

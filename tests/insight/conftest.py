@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import matplotlib
 import pytest
 
 from flax_resnet import __main__ as command
@@ -16,10 +17,17 @@ def runs(tmp_path_factory, data_dir):
   """A folder with the runs "projection", with skips, and "none"; 4 steps."""
   folder = tmp_path_factory.mktemp("runs")
   for shortcut in ("projection", "none"):
-    config = recipes.tiny(data_dir)
-    config.model.shortcut = shortcut
+    changes = {"model.shortcut": shortcut, **recipes.FEW_DIGITS}
+    config = recipes.changed(recipes.tiny(data_dir), changes)
     train(config, folder / shortcut, sharding.make_mesh(jax.devices()[:1]))
   return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures():
+  """Pictures have few pixels: to draw them takes most of the time."""
+  with matplotlib.rc_context({"savefig.dpi": 40}):
+    yield
 
 
 @pytest.fixture

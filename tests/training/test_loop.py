@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet import plots
 from flax_resnet.training import InputError, loop, RunError, train
 from flax_resnet.training.evaluation import evaluate
 from flax_resnet.training.log import read_rows
@@ -42,14 +43,10 @@ def long_config(data_dir):
 def whole(long_config, tmp_path_factory):
   """The workdir of a finished run, which nothing has stopped."""
   workdir = tmp_path_factory.mktemp("whole")
-  train(long_config, workdir, runs.mesh_of(1))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "plots", plots)
+    train(long_config, workdir, runs.mesh_of(1))
   return workdir
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-  """Draws no curves but those of `whole`: it takes a second."""
-  monkeypatch.setattr(loop.plots, "training_curves", lambda *_: None)
 
 
 def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
@@ -61,6 +58,7 @@ def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
     "summary.json",
     "tensorboard",
   }
+  assert (whole / "curves.png").read_bytes()
   written = json.loads((whole / "config.json").read_text())
   assert written == json.loads(json.dumps(long_config.to_dict()))
   rows = read_rows(whole / "metrics.jsonl")
