@@ -299,24 +299,30 @@ def test_scripts_and_tests_that_are_named_exist(page):
   ]
 
 
-@pytest.mark.parametrize("page", [ENGLISH, KOREAN], ids=name_of)
-@pytest.mark.parametrize("strides", [1, 2])
-def test_the_block_of_the_page_is_the_basic_block(page, strides):
+NOTE = functools.partial(fr.BasicBlock, shortcut="conv", use_bias=True)
+# The layers of a page's block that have other names than ours.
+RENAMED = {"c1": "conv1", "c2": "conv2", "downsample": "shortcut"}
+
+
+@pytest.mark.parametrize(
+  ("page", "name", "ours"),
+  [
+    (pages.README, "Block", fr.BasicBlock(3)),
+    (ENGLISH, "ResidualBlock", NOTE(8, 1)),
+    (ENGLISH, "ResidualBlock", NOTE(8, 2)),
+  ],
+)
+def test_the_block_of_a_page_is_the_basic_block(page, name, ours):
   names = {}
   exec(pages.code(page)[0], names)
-  block = names["ResidualBlock"](8, strides)
-  ours = fr.BasicBlock(8, strides, shortcut="conv", use_bias=True)
+  block = names[name](*([8, ours.strides] if page == ENGLISH else [3]))
   x = drawing.normal(0, (4, 6, 5, 3))
   variables = drawing.variables_of(ours, x.shape)
-  params = variables["params"]
-  renamed = {
-    "c1": params["conv1"],
-    "bn1": params["bn1"],
-    "c2": params["conv2"],
-    "bn2": params["bn2"],
-    "downsample": params["shortcut"]["conv"],
-  }
-  theirs = {**variables, "params": renamed}
+  params = dict(variables["params"])
+  if page == ENGLISH:
+    params["shortcut"] = params["shortcut"]["conv"]
+    params |= {theirs: params.pop(own) for theirs, own in RENAMED.items()}
+  theirs = {**variables, "params": params}
   for train in (False, True):
     given = {"train": train, "mutable": ["batch_stats"]}
     wanted, wanted_updates = ours.apply(variables, x, **given)

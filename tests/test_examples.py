@@ -104,7 +104,7 @@ def test_finetune(run, tmp_path):
   assert np.abs(np.subtract(*stems)).max() > 0
 
 
-@pytest.mark.deep  # tests/models/test_nnx.py runs the bridge.
+@pytest.mark.deep
 def test_nnx(run):
   out = run("nnx", "--steps", 60)
   assert "step  50  loss 0." in out

@@ -1,14 +1,10 @@
 """The README: short, with commands, a tree and results that are there."""
 
-import functools
 import re
 
-import jax
-import numpy as np
 import pytest
 
 import flax_resnet as fr
-from tests import drawing
 from tests.pages import code, fences, README
 from tests.recipes import RECIPES, ROOT
 
@@ -48,24 +44,6 @@ def test_the_code_runs(capsys):
     exec(compile(short, "README.md", "exec"), names)
   out = capsys.readouterr().out
   assert out == "(8, 10) {'stem': (8, 32, 32, 8), 'stage1': (8, 16, 16, 32)}\n"
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_the_block_is_the_basic_block(train):
-  names = {}
-  exec(code(README)[0], names)
-  block, ours = names["Block"](8), fr.BasicBlock(8)
-  x = drawing.normal(0, (4, 6, 5, 8))
-  variables = drawing.variables_of(ours, x.shape)
-  given = {"train": train, "mutable": ["batch_stats"]}
-  y, updates = block.apply(variables, x, **given)
-  wanted, wanted_updates = ours.apply(variables, x, **given)
-  np.testing.assert_allclose(y, wanted, rtol=1e-5)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5),
-    updates,
-    wanted_updates,
-  )
 
 
 def test_the_tree_names_what_is_in_the_package():

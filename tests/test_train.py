@@ -175,7 +175,6 @@ def test_help_says_what_the_flags_do(run):
   ("signum", "code"),
   [
     (signal.SIGKILL, -9),
-    pytest.param(signal.SIGTERM, 143, marks=pytest.mark.deep),
     pytest.param(signal.SIGINT, 130, marks=pytest.mark.deep),
   ],
 )

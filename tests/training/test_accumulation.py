@@ -32,12 +32,6 @@ def after_two_steps(*args, **changes):
     return jax.device_get(after_steps(run_of(*args, **changes), 2))
 
 
-@pytest.fixture(scope="module")
-def whole(data_dir):
-  """The state after two steps of whole batches, in groups of 16 examples."""
-  return after_two_steps(data_dir, model={"norm_group_size": 16})
-
-
 def assert_close(found, wanted, rtol=1e-12):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol, atol=1e-13),
@@ -49,47 +43,28 @@ def assert_close(found, wanted, rtol=1e-12):
 
 
 @pytest.mark.parametrize(
-  ("devices", "options"),
+  ("devices", "model", "options"),
   [
-    (4, {"accumulate": 4}),
-    pytest.param(1, {"accumulate": 2}, marks=pytest.mark.deep),
+    (4, {"norm_group_size": 16}, {"accumulate": 4}),
     pytest.param(
-      1, {"accumulate": 2, "steps_per_call": 2}, marks=pytest.mark.deep
+      1,
+      {"norm_group_size": 16},
+      {"accumulate": 2, "steps_per_call": 2},
+      marks=pytest.mark.deep,
+    ),
+    # Without BatchNorm there are no groups.
+    pytest.param(
+      4, {"norm": "none"}, {"accumulate": 16}, marks=pytest.mark.deep
     ),
   ],
 )
-def test_parts_give_the_update_of_the_whole(data_dir, whole, devices, options):
+def test_parts_give_the_update_of_the_whole(data_dir, devices, model, options):
   """Parameters, running statistics, momentum and metrics."""
-  model = {"norm_group_size": 16}
+  whole = after_two_steps(data_dir, model=model)
   found = after_two_steps(data_dir, devices, model=model, **options)
   assert found.params["head"]["kernel"].dtype == np.float64
   assert found.sums["count"] == 128
   assert_close(found, whole)
-
-
-@pytest.mark.deep
-def test_without_batch_norm_there_are_no_groups(data_dir):
-  model = {"norm": "none", "norm_group_size": None}
-  wanted = after_two_steps(data_dir, model=model)
-  assert_close(after_two_steps(data_dir, 4, model=model, accumulate=16), wanted)
-
-
-@pytest.mark.deep
-def test_groups_are_what_parts_must_not_divide(data_dir, whole):
-  """The same parts with other groups are another update."""
-  model = {"norm_group_size": 8}
-  other = after_two_steps(data_dir, model=model, accumulate=4)
-  a, b = (state.batch_stats["stem"]["bn"]["var"] for state in (whole, other))
-  assert np.abs(a - b).max() > 1e-4
-
-
-@pytest.mark.deep
-def test_what_is_dropped_does_not_depend_on_the_devices(data_dir):
-  model = {"norm_group_size": 8, "stochastic_depth": 0.5}
-  assert_close(
-    after_two_steps(data_dir, 4, model=model, accumulate=4),
-    after_two_steps(data_dir, model=model, accumulate=4),
-  )
 
 
 @pytest.mark.parametrize("devices", [1, 4])

@@ -191,7 +191,6 @@ def test_a_run_needs_its_weights_until_it_has_saved(
   ("optimizer", "steps_per_call"),
   [
     ("muon", 3),
-    pytest.param("sgd", 1, marks=pytest.mark.deep),
     pytest.param("sgd", 3, marks=pytest.mark.deep),
   ],
 )

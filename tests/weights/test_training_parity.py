@@ -71,13 +71,14 @@ def test_ten_steps_of_sgd_are_the_references_of_pytorch():
   ("name", "dtype"),
   [
     pytest.param(
-      name, dtype, marks=pytest.mark.slow if name == "resnet50" else ()
+      name,
+      dtype,
+      marks=pytest.mark.slow if name == "resnet50" else pytest.mark.deep,
     )
     for name, (_, dtypes) in cases.TRAINED.items()
     for dtype in dtypes
   ],
 )
-@pytest.mark.deep
 def test_ten_steps_of_sgd_are_those_of_pytorch(name, dtype):
   cases.TRAINED[name][0].skip_without_packages()
   from tests.weights import torch_side
