@@ -20,30 +20,21 @@ from tests.data.policy_cases import (
 from tests.weights import torch_models
 
 
-def torchvision_choices(name: str, size: tuple[int, int]) -> dict:
-  """Returns {operation: (31 amounts or [0], signed)}, in their order."""
+def torchvision_results(name: str, channels: int) -> np.ndarray:
+  """Returns what a policy of torchvision can do, [operation * bin, h, w, c]."""
   torch_models.load_torchvision()
-  from torchvision.transforms import autoaugment
-
-  policy = getattr(autoaugment, name)()
-  where = (31,) if name == "TrivialAugmentWide" else (31, size[::-1])
-  return {
-    key: (np.atleast_1d(amounts.numpy()).astype(float), signed)
-    for key, (amounts, signed) in policy._augmentation_space(*where).items()
-  }
-
-
-def torchvision_result(
-  image: Image.Image, operation: str, amount: float, fill=None
-) -> np.ndarray:
-  """Returns what torchvision makes of a picture."""
   from torchvision.transforms import autoaugment, InterpolationMode
 
-  return pixels(
-    autoaugment._apply_op(
-      image, operation, amount, InterpolationMode.BILINEAR, fill
-    )
-  )
+  image = picture(channels)
+  policy = getattr(autoaugment, name)()
+  size = () if name == "TrivialAugmentWide" else (image.size[::-1],)
+  results = []
+  for key, (amounts, _) in policy._augmentation_space(31, *size).items():
+    for amount in amounts.expand(31)[list(BINS)].tolist():
+      method = InterpolationMode.BILINEAR
+      result = autoaugment._apply_op(image, key, amount, method, None)
+      results.append(pixels(result))
+  return np.stack(results)
 
 
 def timm_results(
@@ -64,18 +55,6 @@ def timm_results(
         both.append(pixels(each(image)))
     found.append(tuple(both))
   return found
-
-
-def torchvision_results(name: str, channels: int) -> np.ndarray:
-  """Returns what a policy of torchvision can do, [operation * bin, h, w, c]."""
-  image = picture(channels)
-  return np.stack(
-    [
-      torchvision_result(image, key, amounts[k if len(amounts) > 1 else 0])
-      for key, (amounts, _) in torchvision_choices(name, image.size).items()
-      for k in BINS
-    ]
-  )
 
 
 def main() -> None:
