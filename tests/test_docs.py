@@ -79,6 +79,7 @@ THIN = {
 ELSEWHERE = (
   "pip ",
   "python -m flax_resnet prepare",  # tests/test_prepare.py
+  "python -m flax_resnet models",  # tests/cli/test_verbs.py
   "python -m flax_resnet evaluate --weights resnet20-12fca82f.th",
   "python benchmarks/",
   "python examples/",  # tests/test_examples.py
@@ -88,7 +89,7 @@ DIGITS = "python train.py --config configs/digits.py"
 # Compiled for long, or trained by what is: these run with -m deep only.
 LONG = re.compile(
   r"configs/(imagenet|cifar10|fashion_mnist)|runs/fashion_mnist"
-  r"|runs/(plain|resnet)\d|--init|flax_resnet models"
+  r"|runs/(plain|resnet)\d|--init"
 )
 
 
@@ -261,11 +262,6 @@ def test_commands_name_recipes_and_keys_that_exist(page):
   "change",
   [
     "zzz=3",
-    "optim.learning_rat=1",
-    "model.stage_size=(1,)",
-    "data.num_thread=1",
-    "augment.mixing=1.0",
-    "loss.smoothing=0.1",
     "optim.learning_rate=fast",
     "model.shortcut=zero",
   ],

@@ -88,19 +88,6 @@ def test_feature_maps(name, sides, channels):
   assert {name: y.shape for name, y in maps.items()} == wanted
 
 
-def test_no_classes_means_pooled_features():
-  model = fr.create_model("resnet18", num_classes=0, **ONE_BLOCK)
-  variables = variables_of(model, IMAGES.shape)
-  assert "head" not in variables["params"]
-
-  @jax.jit
-  def run(variables):
-    maps = evaluate(model, variables, IMAGES, method="features")
-    return evaluate(model, variables, IMAGES), maps["stage1"].mean((1, 2))
-
-  assert_close(*run(variables), rtol=1e-5)
-
-
 def test_bfloat16_computes_with_float32_state_and_logits():
   model = fr.create_model("resnet18", dtype="bfloat16", **ONE_BLOCK)
   variables = variable_shapes(model, IMAGES.shape)

@@ -75,18 +75,6 @@ def test_five_steps_move_the_average_as_numpy_does(config):
       break
 
 
-def test_the_average_may_move_after_every_step():
-  average = {"kernel": jnp.ones(3), "mean": jnp.zeros(2)}
-  variables = {"kernel": jnp.zeros(3), "mean": jnp.ones(2)}
-  moved = average
-  for step in (1, 2, 3):
-    moved = states.update_average(
-      moved, variables, jnp.int32(step), decay=DECAY, every=1
-    )
-    average = followed(average, variables)
-  assert_close(moved, average)
-
-
 def test_an_average_of_bfloat16_moves():
   average = states.start_average({"kernel": jnp.ones(3, jnp.bfloat16)})
   moved = states.update_average(

@@ -9,7 +9,7 @@ from flax_resnet import sharding
 from flax_resnet.training import loop, Stopped, train
 from flax_resnet.training.checkpoint import Checkpoints
 from flax_resnet.training.setup import Run
-from flax_resnet.training.stop import StopSignals, until_stopped
+from flax_resnet.training.stop import StopSignals
 from tests import recipes
 from tests.runs import assert_same_bits, rows_of, saved_state
 
@@ -92,10 +92,3 @@ def test_a_second_signal_ends_the_process_at_once(signum):
     for second in (signal.SIGINT, signal.SIGTERM):
       assert signal.getsignal(second) is signal.SIG_DFL
   assert signal.getsignal(signum) is before
-
-
-def test_items_end_where_it_is_time_to_stop():
-  seen = []
-  for item in until_stopped(lambda: len(seen) == 3, range(10)):
-    seen.append(item)
-  assert seen == [0, 1, 2]

@@ -45,11 +45,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(
   assert_same(load_file(path), state_dict)
 
 
-def test_a_checkpoint(variables, tmp_path):
-  files.write_checkpoint(tmp_path / "flax", variables)
-  assert_same(files.read(tmp_path / "flax"), named_leaves(variables))
-
-
 def test_a_checkpoint_of_stacked_blocks_is_one_of_single_blocks(
   variables, tmp_path
 ):
