@@ -73,9 +73,10 @@ def test_ten_steps_of_sgd_are_the_references_of_pytorch():
     pytest.param(
       name,
       dtype,
-      marks=pytest.mark.slow if name == "resnet50" else pytest.mark.deep,
+      # Of networks at full length, which take a minute and more.
+      marks=pytest.mark.deep if case.fields else pytest.mark.slow,
     )
-    for name, (_, dtypes) in cases.TRAINED.items()
+    for name, (case, dtypes) in cases.TRAINED.items()
     for dtype in dtypes
   ],
 )
