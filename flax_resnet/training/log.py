@@ -19,7 +19,7 @@ from flax_resnet.training.state import trained_part, TrainState
 
 with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
   from tensorboardX import event_file_writer
-  from tensorboardX.proto import event_pb2, summary_pb2
+  from tensorboardX.proto import event_pb2
 
 Row = dict[str, Any]
 # float32's largest: no number that a run writes is above it.
@@ -67,8 +67,7 @@ class Log:
       f".{step:09d}",
     )
     # TensorBoard drops the points after `step` that an earlier part has left.
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._write_event(step + 1, session_log=start)
+    self._write_event(step + 1, session_log={"status": "START"})
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=step,
@@ -103,18 +102,16 @@ class Log:
     self._path.stat()  # The open file would go with a folder that is moved.
     self._file.write(storage.to_json(row) + "\n")
     self._file.flush()
-    points = [
-      summary_pb2.Summary.Value(tag=key, simple_value=value)
-      for key, value in values.items()
-    ]
-    self._write_event(step, summary=summary_pb2.Summary(value=points))
+    points = [{"tag": k, "simple_value": v} for k, v in values.items()]
+    self._write_event(step, summary={"value": points})
     self.print(self._line(row))
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
 
   def _write_event(self, step: int, **contents: Any) -> None:
+    event: Any = event_pb2  # Its messages exist at run time only.
     self._events.write_event(
-      event_pb2.Event(wall_time=time.time(), step=step, **contents)
+      event.Event(wall_time=time.time(), step=step, **contents)
     )
     self._events.flush()
 
