@@ -17,7 +17,7 @@ from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
   from flax_resnet import sharding
-  from flax_resnet.data.dataset import load_eval
+  from flax_resnet.data import dataset
   from flax_resnet.training import evaluation, setup
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
   classes, mesh = loaded.model.num_classes, sharding.make_mesh()
   # A run's own names: its images may be in folders of other classes as well.
   names = loaded.class_names if args.workdir is not None else ()
-  split = load_eval(recipe.data, num_classes=classes, class_names=names)
+  split = dataset.load_eval(recipe.data, num_classes=classes, class_names=names)
   if classes != (found := len(split.source.class_names)):
     raise InputError(
       f"the weights have {classes} classes and the data set {found}: choose "
