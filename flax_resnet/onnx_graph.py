@@ -6,9 +6,10 @@ initializers. ONNX convolves [b, c, h, w]. A tensor remembers which of its axes
 each axis of the JAX value is, so that a network needs one transpose in front of
 its first convolution, or none, instead of two around each.
 
-jax2onnx, the converter there is, patches Flax while it traces, and of its
-versions only 0.13.0 and older install beside orbax-checkpoint 0.12; that one
-drops the padding of pools, and cannot convert ResNet-D or bfloat16.
+jax2onnx, the converter there is, puts its own functions into Flax while it
+traces. It drops the padding of pools (findings/jax2onnx_pool_padding.sh), has
+no rule for `platform_dependent`, and the versions that install beside
+orbax-checkpoint 0.12 end at 0.13.0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
