@@ -61,8 +61,7 @@ _Value = _Tensor | np.ndarray
 
 
 def to_onnx(
-  function: Callable[[Any], jax.Array],
-  images: jax.ShapeDtypeStruct,
+  function: Callable[[Any], jax.Array], images: jax.ShapeDtypeStruct
 ) -> Any:
   """Returns a function as a checked `onnx.ModelProto`.
 
@@ -123,9 +122,10 @@ class _Graph:
     consts = map(np.asarray, program.consts)
     values = dict(zip(variables, [*consts, *inputs], strict=True))
 
-    def value(atom):
-      if isinstance(atom, core.Literal):  # Perhaps a Python number.
-        return np.asarray(atom.val)
+    def value(atom: Any) -> _Value:
+      if isinstance(atom, core.Literal):
+        aval: Any = atom.aval
+        return np.asarray(atom.val, aval.dtype)  # Of a Python number, perhaps.
       return values[atom]
 
     for equation in jaxpr.eqns:
@@ -150,8 +150,8 @@ class _Graph:
     shape = equation.outvars[0].aval.shape
     if name in ("broadcast_in_dim", "reshape", "squeeze"):
       dims = params.get("broadcast_dimensions")
-      sources = _kept_axes(shapes[0], shape) if dims is None else list(dims)
-      return [_renamed(operands[0], shapes[0], shape, sources)]
+      places = _kept_axes(shapes[0], shape) if dims is None else dims
+      return [_renamed(operands[0], shapes[0], shape, places)]
     if all(isinstance(operand, np.ndarray) for operand in operands):
       whole = map(_broadcast, operands, shapes)
       return [np.asarray(equation.primitive.bind(*whole, **params))]
@@ -161,6 +161,9 @@ class _Graph:
       raise ValueError(f"there is no rule for {name} in ONNX")
     if any(isinstance(x, _Tensor) and x.repeated for x in operands):
       raise ValueError(f"there is no rule for {name} of a repeated tensor")
+    for key in _ONES:
+      if set(np.ravel(params.get(key, 1))) != {1}:
+        raise ValueError(f"there is no rule for {name} with a {key} in ONNX")
     return [_RULES[name](self, *operands, **params)]
 
   def add(
@@ -294,7 +297,8 @@ def _elementwise(graph: _Graph, op: str, operands: list[Any]) -> _Tensor:
     else graph.ordered(x, lead.order)
     for x in operands
   ]
-  if op == "Max" and not np.any([x for x in inputs if not isinstance(x, str)]):
+  known = [x for x in operands if isinstance(x, np.ndarray)]
+  if op == "Max" and known and not known[0].any():
     op, inputs = "Relu", [x for x in inputs if isinstance(x, str)]
   name = graph.add(op, *inputs)
   repeated = all(tensor.repeated for tensor in tensors)
@@ -302,33 +306,30 @@ def _elementwise(graph: _Graph, op: str, operands: list[Any]) -> _Tensor:
 
 
 def _conv(
-  graph: _Graph,
-  x: _Tensor,
-  kernel: np.ndarray,
-  *,
-  window_strides: Sequence[int],
-  padding: Sequence[Sequence[int]],
-  rhs_dilation: Sequence[int],
-  dimension_numbers: Any,
-  feature_group_count: int,
-  **_: Any,
+  graph: _Graph, x: _Tensor, kernel: np.ndarray, **params: Any
 ) -> _Tensor:
+  dimensions = params["dimension_numbers"]
   name = graph.add(
     "Conv",
-    graph.ordered(x, dimension_numbers.lhs_spec),
-    graph.ordered(kernel, dimension_numbers.rhs_spec),
-    strides=window_strides,
-    pads=np.transpose(padding).flatten().tolist(),
-    dilations=rhs_dilation,
-    group=feature_group_count,
+    graph.ordered(x, dimensions.lhs_spec),
+    graph.ordered(kernel, dimensions.rhs_spec),
+    strides=params["window_strides"],
+    pads=_pads(params["padding"]),
+    dilations=params["rhs_dilation"],
+    group=params["feature_group_count"],
   )
-  return _in_order(name, dimension_numbers.out_spec, len(x.axes))
+  return _in_order(name, dimensions.out_spec, len(x.axes))
+
+
+def _pads(padding: Any) -> list[int]:
+  """Returns pairs of paddings as ONNX has them: all before, all behind."""
+  return np.transpose(padding).flatten().tolist()
 
 
 def _dot(
   graph: _Graph, x: _Tensor, matrix: np.ndarray, *, dimension_numbers: Any, **_
 ) -> _Tensor:
-  ((x_axis,), (matrix_axis,)), _ = dimension_numbers
+  ((x_axis,), (matrix_axis,)), ((), ()) = dimension_numbers
   others = [i for i in range(len(x.axes)) if i != x_axis]
   name = graph.add(
     "MatMul",
@@ -348,55 +349,43 @@ def _reduce_sum(
   return _in_order(name, order, len(left))
 
 
-def _pool(
-  op: str,
-  graph: _Graph,
-  x: _Tensor,
-  *,
-  window_dimensions: Sequence[int],
-  window_strides: Sequence[int],
-  padding: Sequence[Sequence[int]],
-  **_: Any,
-) -> _Tensor:
+def _pool(op: str, graph: _Graph, x: _Tensor, **params: Any) -> _Tensor:
   order = (0, 3, 1, 2)  # The windows are of pixels of [b, h, w, c].
+  window = params["window_dimensions"]
   attributes: dict[str, Any] = {
-    "kernel_shape": window_dimensions[1:3],
-    "strides": window_strides[1:3],
-    "pads": np.transpose(padding[1:3]).flatten().tolist(),
+    "kernel_shape": window[1:3],
+    "strides": params["window_strides"][1:3],
+    "pads": _pads(params["padding"][1:3]),
   }
-  pixels = graph.ordered(x, order)
-  if op == "MaxPool":
-    name = graph.add(op, pixels, **attributes)
-  else:
-    mean = graph.add(op, pixels, count_include_pad=1, **attributes)
-    size = np.asarray(math.prod(window_dimensions), np.float32)
-    name = graph.add("Mul", mean, size)
+  if op == "AveragePool":
+    attributes["count_include_pad"] = 1
+  name = graph.add(op, graph.ordered(x, order), **attributes)
+  if op == "AveragePool":
+    name = graph.add("Mul", name, np.asarray(math.prod(window), np.float32))
   return _in_order(name, order, 4)
 
 
-def _slice(
-  graph: _Graph,
-  x: _Tensor,
-  *,
-  start_indices: Sequence[int],
-  limit_indices: Sequence[Any],
-  strides: Sequence[int] | None,
-) -> _Tensor:
+def _slice(graph: _Graph, x: _Tensor, **params: Any) -> _Tensor:
+  order, strides = x.order, params["strides"]
+  limits = [params["limit_indices"][i] for i in order]
   whole = np.iinfo(np.int64).max
-  starts = [start_indices[i] for i in x.order]
-  limits = [limit_indices[i] for i in x.order]
-  ends = [whole if export.is_symbolic_dim(n) else n for n in limits]
-  steps = [strides[i] if strides else 1 for i in x.order]
-  axes = range(len(x.order))
-  name = graph.add("Slice", x.name, *map(np.array, (starts, ends, axes, steps)))
+  bounds = (
+    [params["start_indices"][i] for i in order],
+    [whole if export.is_symbolic_dim(limit) else limit for limit in limits],
+    range(len(order)),
+    [strides[i] if strides else 1 for i in order],
+  )
+  name = graph.add("Slice", x.name, *map(np.array, bounds))
   return dataclasses.replace(x, name=name)
 
 
 def _pad(
   graph: _Graph, x: _Tensor, value: np.ndarray, *, padding_config: Any
 ) -> _Tensor:
-  before, after, _ = np.transpose([padding_config[i] for i in x.order])
-  name = graph.add("Pad", x.name, np.array([*before, *after]), value)
+  if any(interior for *_, interior in padding_config):
+    raise ValueError("there is no rule for pad between elements in ONNX")
+  pads = _pads([padding_config[i][:2] for i in x.order])
+  name = graph.add("Pad", x.name, np.array(pads), value)
   return dataclasses.replace(x, name=name)
 
 
@@ -419,6 +408,13 @@ _ELEMENTWISE = {
   "max": "Max",
   "logistic": "Sigmoid",
 }
+# Parameters of theirs that are always 1 there.
+_ONES = (
+  "batch_group_count",
+  "lhs_dilation",
+  "base_dilation",
+  "window_dilation",
+)
 _RULES: dict[str, Callable[..., _Tensor]] = {
   "conv_general_dilated": _conv,
   "convert_element_type": _convert,

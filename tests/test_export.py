@@ -134,12 +134,38 @@ def test_every_form_of_a_network_is_exported(fields):
       lambda x: jnp.broadcast_to(x.sum(1, keepdims=True), x.shape).sum((2, 3)),
       "reduce_sum",
     ),
+    (lambda x: jax.lax.pad(x, 0.0, [(0, 0, 1)] * 4).sum((2, 3)), "pad"),
+    (
+      lambda x: jax.lax.conv_general_dilated(
+        x, np.ones((1, 2, 1, 1), np.float32), (1, 1), [(0, 0)] * 2, (2, 2)
+      ),
+      "lhs_dilation",
+    ),
   ],
 )
 def test_what_has_no_rule_is_not_exported(function, name):
   images = jax.ShapeDtypeStruct(export.symbolic_shape("b, 2, 2, 3"), np.float32)
   with pytest.raises(ValueError, match=name):
     function_to_onnx(function, images)
+
+
+@pytest.mark.parametrize(
+  "function",
+  [
+    lambda x: jnp.maximum(x, 1 - x).sum((1, 2)),
+    lambda x: jnp.maximum(x, 1.0).sum((1, 2)),
+    lambda x: jax.lax.slice_in_dim(x[None], 1, 2, 1, 3).sum((0, 2, 3)),
+    lambda x: x.transpose(3, 0, 1, 2).sum((2, 3)).transpose() * x.sum((1, 2)),
+    lambda x: jnp.pad(x, ((0, 0), (0, 1), (2, 0), (0, 0))).sum((1, 3)),
+  ],
+)
+def test_functions_are_as_in_jax(function):
+  images = jax.ShapeDtypeStruct(export.symbolic_shape("b, 2, 2, 3"), np.float32)
+  model = function_to_onnx(function, images)
+  session = onnxruntime.InferenceSession(model.SerializeToString())
+  x = normal(3, (5, 2, 2, 3))
+  (found,) = session.run(["logits"], {"images": np.asarray(x)})
+  np.testing.assert_allclose(found, function(x), atol=1e-6)
 
 
 def test_layers_have_their_names_in_the_graph():
