@@ -14,7 +14,7 @@ PACKAGE = ROOT / "flax_resnet"
 FLOORS = (
   {"errors"},
   {"schema", "storage"},
-  {"models", "sharding", "plots"},
+  {"models", "sharding", "plots", "onnx_graph"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},

@@ -34,8 +34,15 @@ CASES = {
   "evaluate --weights {seven} " + DIGITS: (
     "the weights have 7 classes and the data set 10"
   ),
-  "export {out} --workdir {workdir} --weights {weights}": "give either",
-  "export {weights} --workdir {workdir}": "is there already",
+  "export {tmp}/out --workdir {workdir} --weights {weights}": "give either",
+  "export {workdir} --workdir {workdir}": "is there already",
+  # Before the workdir is looked at.
+  "export {tmp}/net.tflite --workdir {tmp}": (
+    "net.tflite: export writes ONNX or StableHLO, and no .tflite: end OUT in "
+    ".onnx or .stablehlo"
+  ),
+  "export {tmp}/net.PT --workdir {tmp}": "and no .pt:",
+  "export {out} --workdir {tmp}": "and no .safetensors:",
   "predict {weights} --weights {weights} --top 0": "--top is 0: use 1 or more",
   "predict {weights} --weights {weights}": "give --model NAME",
 }
