@@ -46,6 +46,7 @@ def workdir(run, tmp_path_factory):
   (checkpoint / "about").mkdir(parents=True)
   variables = variables_of(run.model, (1, *run.dataset.image_shape))
   files.write_checkpoint(checkpoint / "state", variables)
+  storage.write_digests(checkpoint / "state")
   storage.write_json(checkpoint / "about" / "metadata", run.about())
   storage.write_json(path / "config.json", run.about()["config"])
   return path

@@ -19,7 +19,7 @@ from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
-  from flax_resnet import data, models
+  from flax_resnet import data
   from flax_resnet.data import audit, folder
 
 # Folders of a folder that are taken for its splits, if the first is there.
@@ -81,10 +81,11 @@ def _audit_folder(args: argparse.Namespace) -> list["audit.SplitAudit"]:
 
 def _audit_recipe(args: argparse.Namespace) -> list["audit.SplitAudit"]:
   config = schema.load_recipe(args.config, args.overrides).to_dict()
-  with reported_as("config.model"):
-    num_classes = models.create_model(**config["model"]).num_classes
   section = config["data"] | {"in_memory": False}  # Each is read once.
-  dataset = data.load(section, num_classes=num_classes)
+  # Only synthetic images follow the network.
+  classes = config["model"].get("num_classes")
+  synthetic = section["name"] == "synthetic"
+  dataset = data.load(section, num_classes=classes if synthetic else None)
   splits = {
     section["train_split"]: dataset.train,
     section["eval_split"]: dataset.eval,

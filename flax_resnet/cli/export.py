@@ -14,7 +14,6 @@ TPU, which runs where only jax and flatbuffers are installed:
 import argparse
 import dataclasses
 import importlib.util
-import pathlib
 
 from etils import epy
 
@@ -27,7 +26,7 @@ with epy.lazy_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("target", metavar="OUT", type=pathlib.Path)
+  parser.add_argument("target", metavar="OUT", type=flags.path)
   flags.add_network_arguments(parser)
   parser.add_argument(
     "--pixels", action="store_true", help="take uint8 and normalize inside"

@@ -11,6 +11,7 @@ from typing import SupportsIndex
 import warnings
 
 from flax_resnet.data.decoding import ENDINGS, FORMATS, MAX_PIXELS
+from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.data.sources import (
   OnError,
   parse_split,
@@ -59,6 +60,7 @@ class FolderSource:
   ):
     self._max_pixels = max_pixels
     folder = _folder_of_split(pathlib.Path(os.path.expanduser(root)), split)
+    self._folder = folder
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
     _check_classes(folder, found, self.class_names, on_error)
@@ -101,6 +103,13 @@ class FolderSource:
   def name(self, index: SupportsIndex) -> str:
     """Returns the path of a record's file."""
     return self._files[operator.index(index)][0]
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart: relative names and labels."""
+    start = len(f"{self._folder}{os.sep}")
+    names = "\0".join([path[start:] for path, _ in self._files])
+    labels = [label for _, label in self._files]
+    return identity_of_labels(self.class_names, labels, os.fsencode(names))
 
 
 def _folder_of_split(root: pathlib.Path, split: str) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """Records by index: step 1 of the way of a batch.
 
-A source of one's own is any class with the four members of `Source`. A folder
-of images is in `data.folder`, a TFDS set in `data.tfds`.
+A source of one's own is any class with the members of `Source`. A folder of
+images is in `data.folder`, a TFDS set in `data.tfds`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from etils import epy
 import numpy as np
 
 from flax_resnet.data.decoding import decode, MAX_PIXELS
+from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.errors import ImageError
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
@@ -93,6 +94,10 @@ class SyntheticSource:
 
   def name(self, index: SupportsIndex) -> str:
     return f"synthetic image {operator.index(index)}"
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart from others."""
+    return {"classes": len(self.class_names), "shape": list(self._shape)}
 
 
 def open_synthetic(
@@ -199,6 +204,12 @@ class ArraySource:
 
   def name(self, index: SupportsIndex) -> str:
     return f"image {operator.index(index)} of {self._title}"
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart from others."""
+    shape = f"{self.images.shape[1:]}".encode()
+    images = np.ascontiguousarray(self.images)
+    return identity_of_labels(self.class_names, self.labels, shape, images)
 
 
 def open_npz(path: str | os.PathLike, split: str) -> ArraySource:

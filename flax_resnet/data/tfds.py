@@ -17,6 +17,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
 
+from flax_resnet.data.identity import Identity
 from flax_resnet.data.sources import no_split, Record
 from flax_resnet.errors import ImageError, suggestion
 
@@ -91,6 +92,7 @@ class TFDSSource:
       split, decoders={"image": decode.SkipDecoding()}
     )
     self._title = f"{name} {split} in {builder.data_path}"
+    self._identity = {"data set": builder.info.full_name, "splits": sizes}
     self.channels = 1 if features["image"].shape[-1] == 1 else 3
     self.class_names = features["label"].names
 
@@ -118,6 +120,10 @@ class TFDSSource:
 
   def name(self, index: SupportsIndex) -> str:
     return f"record {operator.index(index)} of {self._title}"
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart: set, version, split sizes."""
+    return self._identity
 
 
 def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

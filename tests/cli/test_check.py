@@ -87,7 +87,6 @@ def test_the_limit_of_a_recipe_holds(call, tmp_path):
   recipe = ("check", "--config", ROOT / "configs/folder.py")
   changes = [
     f"--config.data.root={tmp_path}",
-    "--config.model.num_classes=3",
     "--config.data.max_pixels=119",
   ]
   code, _, err = call(*recipe, *changes)
