@@ -27,7 +27,7 @@ from flax_resnet.training.stop import Stopped
 with epy.lazy_imports():
   import jax
 
-  from flax_resnet import predictor
+  from flax_resnet import models, predictor
   from flax_resnet.training import setup
   from flax_resnet.weights import files, hub, preprocessing, pretrained
 
@@ -124,7 +124,6 @@ def _load_weights(
     return pretrained.load_pretrained(weights, args.model)
   overrides = [] if args.model is None else [f"model.name={args.model}"]
   config = schema.load_recipe(args.config, overrides).to_dict()
-  schema.build("config", setup.Recipe, config)  # It has all its sections.
   return dataclasses.replace(
     load_weights_of_recipe(args.weights, config),
     preprocessing=preprocessing.Preprocessing.of_run(config),
@@ -134,8 +133,17 @@ def _load_weights(
 def load_weights_of_recipe(
   weights: str | pathlib.Path, config: Mapping[str, Any]
 ) -> "pretrained.Pretrained":
-  """Returns weights in the network of a config, with their own classes."""
-  fields = {k: v for k, v in config["model"].items() if k != "num_classes"}
+  """Returns weights in the network of a config, with their own classes.
+
+  Raises:
+    InputError: for a config whose sections cannot be.
+    WeightsError: if the weights cannot be read or are not of this network.
+  """
+  recipe = schema.build("config", setup.Recipe, config)
+  fields = {k: v for k, v in recipe.model.items() if k != "num_classes"}
+  schema.build(
+    "config.model", models.create_model, fields, fields_of=models.ResNet
+  )
   return pretrained.load_pretrained(weights, fields.pop("name"), **fields)
 
 

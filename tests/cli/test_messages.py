@@ -5,7 +5,6 @@ from safetensors.numpy import load_file, save_file
 
 from tests.recipes import ROOT
 
-CIFAR = f"--model cifar_resnet20 --config {ROOT}/configs/cifar10_resnet20.py"
 DIGITS = (
   f"--model cifar_resnet20 --config {ROOT}/configs/digits.py "
   "--config.data.data_dir={data_dir} "
@@ -40,7 +39,7 @@ CASES = {
   "evaluate --weights {weights} " + DIGITS: (
     "the images have 1 channels and the weights want 3"
   ),
-  "evaluate --weights {seven} --config.data.name=synthetic " + CIFAR: (
+  "evaluate --weights {seven} " + DIGITS: (
     "the weights have 7 classes and the data set 10"
   ),
   "export {out} --workdir {workdir} --weights {weights}": "give either",
