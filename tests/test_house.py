@@ -13,7 +13,7 @@ PACKAGE = ROOT / "flax_resnet"
 # The rooms from the ground floor up: each imports those below it, and itself.
 FLOORS = (
   {"errors"},
-  {"schema", "storage"},
+  {"schema", "storage", "fonts"},
   {"models", "sharding", "plots", "onnx_graph"},
   {"weights", "data", "augment"},
   {"training", "predictor"},

@@ -126,7 +126,8 @@ def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
   # Hidden files are left out.
   assert names(tmp_path / "*.png") == ["9.png"]
   # Links in a folder are followed, and named ones in a pattern.
-  assert len(names(tmp_path)) == 10
+  with pytest.warns(UserWarning, match="files left out .*: .txt 1$"):
+    assert len(names(tmp_path)) == 10
   assert names(tmp_path / "*" / "0" / "[46].png") == ["4.png", "6.png"]
   # A file that is named is taken, whatever its ending.
   assert names(tmp_path / "notes.txt", folder / "0/2.png") == [
@@ -138,6 +139,57 @@ def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
     "0/0.png",
     "1/5.png",
   ]
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_broken_images_are_passed_over(
+  call, workdir, folder, tmp_path, batch_size
+):
+  """The others get what they get alone, and the end names the broken ones."""
+  for number, path in enumerate(sorted(folder.glob("*/*.png"))):
+    (tmp_path / f"{number}.png").write_bytes(path.read_bytes())
+  broken = ["0.png", "4.png", "5.png", "99.png"]
+  for name in broken:
+    (tmp_path / name).write_bytes(b"no image")
+  arguments = ("predict", "--workdir", workdir, "--batch-size", batch_size)
+  code, out, err = call(*arguments, tmp_path, "--json")
+  rows = {row["image"]: row for row in map(json.loads, out.splitlines())}
+  assert list(rows) == sorted(str(path) for path in tmp_path.iterdir())
+  problem = "8 bytes that start with b'no image' are not an image"
+  for path, row in rows.items():
+    if path.endswith(tuple(f"/{name}" for name in broken)):
+      assert row == {"image": path, "error": f"{path}: {problem}"}
+    else:
+      alone = json.loads(call(*arguments, path, "--json")[1])
+      assert [c["label"] for c in alone["classes"]] == [
+        c["label"] for c in row["classes"]
+      ]
+  assert (code, err.count("\n")) == (2, 1)
+  assert err.startswith(
+    "error: predict: 4 of 10 images cannot be read: "
+    f"{tmp_path}/0.png: {problem}, {tmp_path}/4.png: "
+  )
+  code, out, err = call(*arguments, tmp_path)
+  assert code == 2
+  assert out.splitlines()[0] == f"{tmp_path}/0.png: {problem}"
+  assert out.count("%") == 6 * 5
+  code, out, err = call(*arguments, tmp_path / "0.png", "--json")
+  assert (code, err) == (2, f"error: predict: {tmp_path}/0.png: {problem}\n")
+
+
+def test_larger_images_are_read_where_a_flag_says_so(call, workdir, tmp_path):
+  path = tmp_path / "large.png"
+  Image.new("L", (20_000, 9_000)).save(path)
+  arguments = ("predict", "--workdir", workdir, path)
+  code, _, err = call(*arguments)
+  assert (code, err.count("\n")) == (2, 1)
+  assert "more than max_pixels, 89,478,485" in err
+  before = Image.MAX_IMAGE_PIXELS
+  try:
+    assert call(*arguments, "--max-pixels", 180_000_000)[0] == 0
+  finally:
+    Image.MAX_IMAGE_PIXELS = before
+  assert call(*arguments, "--max-pixels", 0)[0] == 2
 
 
 def predictor_of(num_classes=5, channels=3, **known):
@@ -203,11 +255,11 @@ def test_a_closed_pipe_is_no_error(workdir, folder):
     ),
     (
       lambda path: find_images([f"{path}/empty"]),
-      "there is no image in {path}/empty: looked for .png, .jpg",
+      "there is no image in {path}/empty: looked for .apng, .avif",
     ),
     (
       lambda path: find_images([f"{path}/**/*.gif"]),
-      "there is no image in {path}/**/*.gif: looked for .png, .jpg",
+      "there is no image in {path}/**/*.gif: looked for .apng, .avif",
     ),
     (
       lambda path: predictor_of().read(path / "broken.png"),

@@ -295,6 +295,8 @@ def _silence_libraries() -> None:
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
   warnings.formatwarning = _format_warning
+  # matplotlib, of a font that has one weight.
+  logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
   # Python's tracker, a process, of shared memory that Grain frees a moment too
   # late, and which it then frees.
   ours, others = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS")

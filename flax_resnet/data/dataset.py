@@ -33,6 +33,7 @@ with epy.lazy_imports():  # Slow to import, and not every data set needs it.
 
 MAX_IMAGE_SIZE = math.isqrt(MAX_PIXELS)
 ImageSize = Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+MaxPixels = Annotated[int, Range(minimum=1)]
 
 
 class SkipCounter:
@@ -274,6 +275,7 @@ def open_source(
   root: str | None = None,
   split_seed: Annotated[int, Range(minimum=0)] = 0,
   on_error: OnError = "stop",
+  max_pixels: MaxPixels = MAX_PIXELS,
 ) -> Source:
   """Returns the records to train on, or those to evaluate on.
 
@@ -296,6 +298,8 @@ def open_source(
       default 0.
     on_error: "stop" (default) at a class that has no image in its folder, or
       "skip" to go without.
+    max_pixels: largest number of pixels of an image; default 89,478,485, which
+      is Pillow's: a larger one may be a file that is made to fill the memory.
 
   Raises:
     ValueError: for a name or split that cannot be.
@@ -321,7 +325,12 @@ def open_source(
   if name == "npz":
     return sources.open_npz(root, split)
   return FolderSource(
-    root, split, seed=split_seed, class_names=class_names, on_error=on_error
+    root,
+    split,
+    seed=split_seed,
+    class_names=class_names,
+    on_error=on_error,
+    max_pixels=max_pixels,
   )
 
 
@@ -336,6 +345,7 @@ def make_train_split(
   crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
   repeated_augmentation: Count = 1,
   on_error: OnError = "stop",
+  max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
 ) -> Split:
   """Returns the split to train on.
@@ -356,6 +366,7 @@ def make_train_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       train on the next one in its place.
+    max_pixels: largest number of pixels of an image, see `open_sources`.
     in_memory: whether to decode all images once and keep them, for small sets;
       default False.
 
@@ -382,13 +393,15 @@ def make_train_split(
 
   random = bool(random_resized_crop or operations or early_image_sizes)
   if in_memory and random:
-    source = sources.DecodedSource(source)
+    source = sources.DecodedSource(source, max_pixels)
 
   def reader(size: int) -> RecordReader:
     if random_resized_crop:
-      crop = crops.random_resized_crop(source.channels, size, (low, high))
+      crop = crops.random_resized_crop(
+        source.channels, size, (low, high), max_pixels=max_pixels
+      )
     else:
-      crop = crops.center_crop(source.channels, size)
+      crop = crops.center_crop(source.channels, size, max_pixels=max_pixels)
 
     def transform(image, rng):
       pixels = crop(image, rng)
@@ -417,6 +430,7 @@ def make_eval_split(
   eval_image_size: ImageSize | None = None,
   center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
   on_error: OnError = "stop",
+  max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
 ) -> Split:
   """Returns the split to evaluate on.
@@ -433,10 +447,13 @@ def make_eval_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
+    max_pixels: largest number of pixels of an image, see `open_sources`.
     in_memory: whether to decode all images once and keep them; default False.
   """
   size = eval_image_size or image_size
-  crop = crops.center_crop(source.channels, size, center_crop_fraction)
+  crop = crops.center_crop(
+    source.channels, size, center_crop_fraction, max_pixels=max_pixels
+  )
   reader = RecordReader(source, crop, (size, size, source.channels), on_error)
   split = Split(source, reader, options, on_error=on_error)
   return split.in_memory() if in_memory else split

@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from flax_resnet import plots, sharding, storage
+from flax_resnet import fonts, plots, sharding, storage
 from flax_resnet.errors import InputError
 from flax_resnet.insight.mistakes import find_mistakes, Mistakes
 from flax_resnet.insight.probe import Probe, probe
@@ -198,6 +198,7 @@ def draw_responses(
 def _draw_mistakes(
   mistakes: Mistakes, class_names: Sequence[str], title: str, out: pathlib.Path
 ) -> list[pathlib.Path]:
+  class_names = fonts.drawable_names(class_names)
   captions = []
   for mistake in mistakes.most_confident:
     probability = mistake.probability

@@ -16,6 +16,14 @@ CASES = {
   "predict --workdir {workdir} x.png --config.seed=1": (
     "--config.seed=1 is not a flag of predict"
   ),
+  "check": "give either a folder or --config",
+  "check {tmp} --config x.py": "give either a folder or --config",
+  "check {tmp} --config.data.root=x": "--config.data.root=x needs --config",
+  "check {tmp}/none": "check: root is {tmp}/none, where there is no folder",
+  "check {tmp}": "holds 0 folders of a class (none): there must be 2 at least",
+  "check --config {root}/configs/folder.py --config.data.root={tmp}": (
+    "config.data: {tmp} holds 0 folders of a class (none)"
+  ),
   "convert {tmp}/no.pth {out} --model resnet18": "there is no weight file",
   "convert {weights} {out} --model resnet19": "unknown model 'resnet19'",
   "convert {weights} {weights} --model cifar_resnet20": "is there already",
@@ -52,6 +60,7 @@ CASES = {
 def test_wrong_inputs(call, workdir, weights, data_dir, tmp_path, arguments):
   paths = {
     "data_dir": data_dir,
+    "root": ROOT,
     "out": tmp_path / "out.safetensors",
     "seven": tmp_path / "seven.safetensors",
     "tmp": tmp_path,
@@ -64,5 +73,5 @@ def test_wrong_inputs(call, workdir, weights, data_dir, tmp_path, arguments):
     save_file(tensors | {k: tensors[k][:7] for k in head}, paths["seven"])
   code, out, err = call(*arguments.format(**paths).split())
   assert (code, out, err.count("\n")) == (2, "", 1), err
-  assert CASES[arguments] in err
+  assert CASES[arguments].replace("{tmp}", str(tmp_path)) in err
   assert not paths["out"].exists()
