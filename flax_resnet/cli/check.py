@@ -21,6 +21,7 @@ from flax_resnet.errors import InputError, reported_as
 with epy.lazy_imports():
   from flax_resnet import data
   from flax_resnet.data import audit, folder
+  from flax_resnet.training import setup
 
 # Folders of a folder that are taken for its splits, if the first is there.
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "folder", nargs="?", metavar="DIR", help="image folder, a folder a class"
   )
   parser.add_argument(
-    "--config", type=pathlib.Path, metavar="FILE", help="recipe with the data"
+    "--config", type=flags.path, metavar="FILE", help="recipe with the data"
   )
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -81,9 +82,10 @@ def _audit_folder(args: argparse.Namespace) -> list["audit.SplitAudit"]:
 
 def _audit_recipe(args: argparse.Namespace) -> list["audit.SplitAudit"]:
   config = schema.load_recipe(args.config, args.overrides).to_dict()
-  section = config["data"] | {"in_memory": False}  # Each is read once.
+  recipe = schema.build("config", setup.Recipe, config)
+  section = {**recipe.data, "in_memory": False}  # Each is read once.
   # Only synthetic images follow the network.
-  classes = config["model"].get("num_classes")
+  classes = recipe.model.get("num_classes")
   synthetic = section["name"] == "synthetic"
   dataset = data.load(section, num_classes=classes if synthetic else None)
   splits = {
