@@ -25,11 +25,15 @@ _COMPLETE = "commit_success.txt"
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a path to write to, which then takes the place of `path`.
 
-  What is written has the ending of `path`; if the block raises, `path` stays as
-  it was.
+  What is written has the ending of `path`; if the block raises, it is removed,
+  and `path` stays as it was.
   """
   partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-  yield partial
+  try:
+    yield partial
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
   os.replace(partial, path)
 
 

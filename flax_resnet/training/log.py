@@ -225,7 +225,7 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
     group = run.model.norm_group_size
     over = f"groups of {group} of" if group else "all of"
     norm = (
-      f"BatchNorm normalises over {over} the {run.recipe.batch_size} examples "
+      f"BatchNorm normalizes over {over} the {run.recipe.batch_size} examples "
       "of a step"
     )
   yield (
