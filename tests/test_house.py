@@ -14,7 +14,7 @@ PACKAGE = ROOT / "flax_resnet"
 FLOORS = (
   {"errors"},
   {"schema", "storage"},
-  {"models", "sharding", "plots"},
+  {"models", "sharding", "hosts", "plots"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},

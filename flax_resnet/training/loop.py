@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from flax_resnet import plots, sharding, storage
+from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
@@ -33,6 +33,7 @@ from flax_resnet.training.state import TrainState
 from flax_resnet.training.steps import check_finite, CompiledByShape
 from flax_resnet.training.stop import Stopped, StopSignals, until_stopped
 from flax_resnet.training.workdir import (
+  check_hosts,
   check_workdir,
   locked,
   write_errors_reported,
@@ -66,7 +67,8 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.enter_context(write_errors_reported(workdir))
     run = set_up(config, mesh or sharding.make_mesh())
-    check_workdir(workdir, config, default_values(config))
+    check_workdir(workdir, config, defaults := default_values(config))
+    check_hosts(config, defaults, **run.dataset_facts())
     directory = workdir / "checkpoints"
 
     # A run starts from
@@ -79,7 +81,7 @@ def train(
     state = sharding.replicate(state, run.mesh)
     # 3. or its own newest checkpoint, once damaged newer ones are set aside;
     stack.enter_context(locked(workdir))
-    damaged = sharding.on_first_host(lambda: quarantine_damaged(directory))
+    damaged = hosts.on_first_host(lambda: quarantine_damaged(directory))
     checkpoints = Checkpoints(directory, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
@@ -91,7 +93,8 @@ def train(
     stack.callback(log.close)
     log.print(describe(run, state, [*origin, *damaged.splitlines()]))
 
-    with StopSignals(jax.process_count()) as signals:
+    stop_signals = StopSignals(jax.process_count())
+    with stop_signals as signals, hosts.failures_shared():
       state = _take_steps(run, state, checkpoints, log, signals)
       checkpoints.wait()
     if log.rows and writes:
