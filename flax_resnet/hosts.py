@@ -78,17 +78,22 @@ def join_hosts(
       "--coordinator, --num_processes and --process_id belong together: give "
       "all three, or none"
     )
-  elif ":" not in str(coordinator):
+  elif not str(coordinator).rpartition(":")[2].isdecimal():
     raise ValueError(f"--coordinator is {coordinator}: use HOST:PORT")
   elif not 0 <= (process_id or 0) < (num_processes or 0):
     raise ValueError(
       f"--process_id is {process_id} of {num_processes}: count from 0"
     )
   else:
-    hint = (
-      f"--coordinator is {coordinator}: use a free port on the machine of "
-      "process 0, and other numbers for other processes"
-    )
+    hint = f"--coordinator is {coordinator}: use the address of process 0"
+    if process_id == 0:  # Where the port is taken, JAX may crash.
+      try:
+        _listen_at(int(str(coordinator).rpartition(":")[2])).close()
+      except (OSError, OverflowError) as error:
+        raise ValueError(
+          f"--coordinator is {coordinator}, where process 0 cannot listen "
+          f"({error}): use a free port"
+        ) from error
   with _time_limit(report):
     try:
       jax.distributed.initialize(
@@ -246,12 +251,7 @@ class Watch:
 
   def serve(self, token: str) -> int:
     """Lets the other processes connect; returns the port."""
-    server = socket.create_server(
-      ("", 0),
-      family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
-      dualstack_ipv6=socket.has_dualstack_ipv6(),
-      backlog=1024,
-    )
+    server = _listen_at(0)
     self._sockets.append(server)
 
     def accept():
@@ -365,6 +365,17 @@ class Watch:
         os.close(each.detach())
 
 
+def _listen_at(port: int) -> socket.socket:
+  """Returns a socket at a port of all addresses; 0 for any free port."""
+  both = socket.has_dualstack_ipv6()
+  return socket.create_server(
+    ("", port),
+    family=socket.AF_INET6 if both else socket.AF_INET,
+    dualstack_ipv6=both,
+    backlog=1024,
+  )
+
+
 def _start_thread(target: Callable[..., None], *args: Any) -> None:
   threading.Thread(target=target, args=args, daemon=True).start()
 
@@ -442,10 +453,11 @@ def failures_shared() -> Iterator[None]:
     yield
   except Exception as error:
     if _watch is not None:
+      reason = str(error)
       if not isinstance(error, (InputError, RunError)):
         _watch.give_way()
-      code = 2 if isinstance(error, InputError) else 1
-      _watch.fail(code, str(error) or type(error).__name__)
+        reason = f"{type(error).__name__}: {error}"
+      _watch.fail(2 if isinstance(error, InputError) else 1, reason)
     raise
 
 
