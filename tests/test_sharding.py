@@ -1,9 +1,12 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flax_resnet import sharding
+from flax_resnet.errors import InputError
 
 
 def test_a_batch_is_split_in_order_over_the_devices():
@@ -38,3 +41,9 @@ def test_prefetch_keeps_order_and_ends():
   batches = [{"x": np.full(8, i)} for i in range(5)]
   seen = [int(b["x"][0]) for b in sharding.prefetch(iter(batches), mesh)]
   assert seen == [0, 1, 2, 3, 4]
+
+
+def test_processes_of_different_numbers_of_devices_are_refused():
+  devices = [types.SimpleNamespace(process_index=i) for i in (0, 0, 1, 0)]
+  with pytest.raises(InputError, match="process 0 has 3 devices and process 1"):
+    sharding.make_mesh(devices)
