@@ -140,7 +140,7 @@ with exit_codes():
   exec(then)
 """
 SLEEP = "time.sleep(60)"
-KILL = "os.kill(os.getpid(), 9)"
+KILL = "time.sleep(1); os.kill(os.getpid(), 9)"
 
 
 @pytest.fixture
@@ -447,7 +447,7 @@ def test_a_host_that_is_killed_ends_the_other(join, lines):
 def test_a_host_that_is_killed_ends_three_others(join, victim, devices):
   """Two that wait, and one that computes with it."""
   lines = [SLEEP, COLLECTIVES, SLEEP, SLEEP]
-  lines[victim] = "hosts.jax.devices(); time.sleep(1); " + KILL
+  lines[victim] = "hosts.jax.devices(); " + KILL
   ends = ends_of(join(*lines, devices=devices), victim)
   assert ends.pop(victim)[0] == -signal.SIGKILL
   assert set(ends) == {gone(victim)}
