@@ -90,7 +90,7 @@ def join_hosts(
       try:
         _listen_at(int(str(coordinator).rpartition(":")[2])).close()
       except (OSError, OverflowError) as error:
-        raise ValueError(
+        raise InputError(
           f"--coordinator is {coordinator}, where process 0 cannot listen "
           f"({error}): use a free port"
         ) from error

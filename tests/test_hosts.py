@@ -78,7 +78,8 @@ def start():
         env={
           **os.environ,
           "PYTHONPATH": str(recipes.ROOT),
-          "XLA_FLAGS": xla_flags,
+          # Compiled in two thirds of the time.
+          "XLA_FLAGS": f"{xla_flags} --xla_backend_optimization_level=0",
           **dict(environ),
         },
         stdout=subprocess.PIPE,
@@ -250,13 +251,8 @@ def test_two_hosts_make_the_run_of_one(launch, tmp_path, data_dir):
   assert_same_curves(rows_of(copy), whole)
 
 
-@pytest.mark.parametrize(
-  "devices",
-  [
-    pytest.param(1, marks=pytest.mark.deep),
-    pytest.param(2, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_two_hosts_train_a_head_alone(
   launch, weights, tmp_path, data_dir, devices
 ):
@@ -442,12 +438,12 @@ def test_a_host_that_is_killed_ends_the_other(join, lines):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("victim", [0, 3])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("victim", "devices"), [(0, 1), (3, 2)])
 def test_a_host_that_is_killed_ends_three_others(join, victim, devices):
-  """Two that wait, and one that computes with it."""
+  """Two that wait, and one that computes."""
   lines = [SLEEP, COLLECTIVES, SLEEP, SLEEP]
-  lines[victim] = "hosts.jax.devices(); " + KILL
+  lines[victim] = KILL
+  lines = [f"hosts.jax.devices()\n{line}" for line in lines]
   ends = ends_of(join(*lines, devices=devices), victim)
   assert ends.pop(victim)[0] == -signal.SIGKILL
   assert set(ends) == {gone(victim)}
@@ -472,16 +468,15 @@ def test_whoever_else_connects_ends_nothing(join):
 
 
 @pytest.mark.parametrize(
-  ("line", "own", "theirs"),
+  ("failing", "line", "own", "theirs"),
   [
-    ("raise InputError('no')", (2, "error: no"), 2),
-    pytest.param("raise RunError('no')", (1, "error: no"), 1, marks=DEEP),
-    pytest.param("raise KeyboardInterrupt", (130, ""), 1, marks=DEEP),
+    (0, "raise InputError('no')", (2, "error: no"), 2),
+    pytest.param(1, "raise RunError('no')", (1, "error: no"), 1, marks=DEEP),
+    pytest.param(1, "raise KeyboardInterrupt", (130, ""), 1, marks=DEEP),
   ],
 )
-@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=DEEP)])
 def test_a_host_that_fails_says_why_on_the_other(
-  join, line, own, theirs, failing
+  join, failing, line, own, theirs
 ):
   lines = [SLEEP, SLEEP]
   lines[failing] = line
@@ -492,6 +487,7 @@ def test_a_host_that_fails_says_why_on_the_other(
   assert ends == [(theirs, f"error: process {failing} has ended: {said}")]
 
 
+@pytest.mark.deep
 def test_a_mistake_of_this_package_keeps_its_traceback(join):
   failing, other = join("1 / 0", SLEEP)
   _, err = failing.communicate(timeout=60)
@@ -507,6 +503,7 @@ def test_hosts_that_fail_alike_each_say_so(join):
   assert ends == [(1, f"error: no {process}") for process in range(3)]
 
 
+@pytest.mark.deep
 def test_hosts_may_end_one_after_the_other(join):
   assert ends_of(join("pass", "time.sleep(2)"), 1) == [(0, ""), (0, "")]
 
@@ -524,12 +521,11 @@ def test_hosts_of_different_recipes_end_with_the_keys(launch, tmp_path):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize(
-  ("flag", "sentence"),
+  ("process", "flag", "sentence"),
   [
-    ("--config.seeed=1", "config.seeed is unknown"),
-    ("--config.data.data_dir=/nowhere", "config.data: "),
+    (0, "--config.seeed=1", "config.seeed is unknown"),
+    (1, "--config.data.data_dir=/nowhere", "config.data: "),
   ],
 )
 def test_a_host_that_refuses_its_recipe_ends_the_other(
@@ -614,7 +610,10 @@ def test_launchers_are_known_by_their_variables(monkeypatch, environ, several):
       "--coordinator is {taken}, where process 0 cannot",
     ),
     ({}, ("'{free}'", "2", "0"), "not all processes have come within 2 s: "),
-    ({}, ("'{free}'", "2", "1"), "not all processes have come within 2 s: "),
+    pytest.param(
+      *({}, ("'{free}'", "2", "1"), "not all processes have come within 2 s: "),
+      marks=DEEP,
+    ),
   ],
 )
 def test_hosts_that_do_not_find_each_other(start, environ, flags, sentence):
