@@ -29,8 +29,8 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   (most, high), *_, (least, low) = counts.most_common() * 2
   if high != low:
     raise InputError(
-      f"process {most} has {high} devices and process {least} {low}: start all "
-      "with the same number of devices"
+      f"process {most} has {high} devices and process {least} has {low}: start "
+      "all with the same number of devices"
     )
   return jax.make_mesh(
     (len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices

@@ -451,7 +451,9 @@ def test_a_host_that_is_killed_ends_three_others(join, victim, devices):
 
 @pytest.mark.deep
 def test_a_child_does_not_hide_that_its_parent_is_gone(join):
-  orphan = "if os.fork() == 0: time.sleep(15), os._exit(0)\n"
+  orphan = (
+    "if os.fork() == 0: os.closerange(0, 3), time.sleep(15), os._exit(0)\n"
+  )
   assert ends_of(join(SLEEP, orphan + KILL), 1)[0] == gone(1)
 
 
@@ -522,16 +524,20 @@ def test_hosts_of_different_recipes_end_with_the_keys(launch, tmp_path):
 
 @pytest.mark.deep
 @pytest.mark.parametrize(
-  ("process", "flag", "sentence"),
+  ("process", "flags", "sentence"),
   [
-    (0, "--config.seeed=1", "config.seeed is unknown"),
-    (1, "--config.data.data_dir=/nowhere", "config.data: "),
+    (0, ["--config.seeed=1"], "config.seeed is unknown"),
+    (
+      1,
+      ["--config.data.name=folder", "--config.data.root=/nowhere"],
+      "config.data",
+    ),
   ],
 )
 def test_a_host_that_refuses_its_recipe_ends_the_other(
-  launch, tmp_path, process, flag, sentence
+  launch, tmp_path, process, flags, sentence
 ):
-  run = launch(2, tmp_path / "run", each={process: {"flags": [flag]}})
+  run = launch(2, tmp_path / "run", each={process: {"flags": flags}})
   ends = ends_of(run, process)
   code, own = ends[process]
   assert (code, own[: 7 + len(sentence)]) == (2, f"error: {sentence}")
