@@ -10,11 +10,12 @@ from flax_resnet.cli.flags import (
   exit_codes,
   Parser,
   path,
+  print_error,
 )
 from flax_resnet.errors import reported_as
 
 with epy.lazy_imports():  # It imports JAX: "--help" needs none.
-  from flax_resnet import sharding
+  from flax_resnet import hosts
 
 
 def main() -> None:
@@ -33,16 +34,18 @@ def main() -> None:
     help="where the run lives, and continues if it is there: runs/<name of "
     "the config> by default",
   )
-  hosts = parser.add_argument_group(
+  group = parser.add_argument_group(
     "hosts", "found by themselves on TPU pods, under SLURM and Open MPI"
   )
-  hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-  hosts.add_argument("--num_processes", type=int, metavar="N")
-  hosts.add_argument("--process_id", type=int, metavar="I", help="from 0")
+  group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+  group.add_argument("--num_processes", type=int, metavar="N")
+  group.add_argument("--process_id", type=int, metavar="I", help="from 0")
   with exit_codes():
     args = parser.parse_with_overrides()
     with reported_as("hosts"):
-      sharding.join_hosts(args.coordinator, args.num_processes, args.process_id)
+      hosts.join_hosts(
+        print_error, args.coordinator, args.num_processes, args.process_id
+      )
     enable_compilation_cache()
     config = training.load_recipe(args.config, args.overrides)
     workdir = args.workdir or pathlib.Path("runs", args.config.stem)

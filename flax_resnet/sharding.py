@@ -1,110 +1,37 @@
-"""The device mesh, how batches and state lie on it, and several hosts.
+"""The device mesh, and how batches and state lie on it.
 
 `jax.jit` over this mesh is the one way onto many devices: it computes what one
 device would compute on the whole batch.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import glob
-import importlib.util
-import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from etils import epy
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from flax_resnet.errors import InputError
 
-with epy.lazy_imports():  # Slow to import; only several hosts need it.
-  from jax.experimental import multihost_utils
-
 BATCH_AXIS = "batch"
-# Bytes of the text that one host sends to all: all must know how many come.
-_TEXT_BYTES = 4096
-
-
-def join_hosts(
-  coordinator: str | None = None,
-  num_processes: int | None = None,
-  process_id: int | None = None,
-) -> None:
-  """Makes this process one of several that compute together, if it is one.
-
-  It is, if the arguments say so, or else where SLURM or Open MPI has started
-  several processes, or on a TPU VM. To be called before anything else of JAX.
-
-  Args:
-    coordinator: address of process 0, "HOST:PORT".
-    num_processes: number of processes.
-    process_id: number of this one, from 0.
-
-  Raises:
-    ValueError: if only some are given, or they do not fit together.
-  """
-  given = (coordinator, num_processes, process_id)
-  if given == (None, None, None):
-    if _is_one_of_many(os.environ):
-      jax.distributed.initialize()
-    return
-  if None in given:
-    raise ValueError(
-      "--coordinator, --num_processes and --process_id belong together: give "
-      "all three, or none"
-    )
-  if ":" not in str(coordinator):
-    raise ValueError(f"--coordinator is {coordinator}: use HOST:PORT")
-  if not 0 <= (process_id or 0) < (num_processes or 0):
-    raise ValueError(
-      f"--process_id is {process_id} of {num_processes}: count from 0"
-    )
-  jax.distributed.initialize(coordinator, num_processes, process_id)
-
-
-def _is_one_of_many(environ: Mapping[str, str]) -> bool:
-  """Whether a launcher has started several processes of a run."""
-  for count, rank in (
-    ("SLURM_NTASKS", "SLURM_PROCID"),
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-  ):
-    if rank in environ and int(environ.get(count, 1)) > 1:
-      return True
-  # On a TPU VM a process finds the others of its slice, or that it is alone.
-  return bool(importlib.util.find_spec("libtpu")) and any(
-    glob.glob(path) for path in ("/dev/accel*", "/dev/vfio/[0-9]*")
-  )
-
-
-def on_first_host(work: Callable[[], str | None]) -> str:
-  """Calls `work` on process 0 and returns its text on all.
-
-  Raises:
-    InputError: on all, if `work` raises it or an OSError: no host is left
-      waiting for the others.
-  """
-  if jax.process_count() == 1:
-    return work() or ""
-  text = ""
-  if jax.process_index() == 0:
-    try:
-      text = "text:" + (work() or "")
-    except (InputError, OSError) as error:
-      text = f"error:{error}"
-  sent = np.zeros(_TEXT_BYTES, np.uint8)
-  encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
-  sent[: len(encoded)] = encoded
-  received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
-  kind, _, text = received.rstrip(b"\0").decode(errors="ignore").partition(":")
-  if kind == "error":
-    raise InputError(text)
-  return text
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns a mesh of one axis over `devices`; None for all of all hosts."""
+  """Returns a mesh of one axis over `devices`; None for all of all hosts.
+
+  Raises:
+    InputError: if processes have different numbers of devices, among which
+      their equal parts of a batch cannot be split.
+  """
   devices = jax.devices() if devices is None else devices
+  counts = collections.Counter(device.process_index for device in devices)
+  (most, high), *_, (least, low) = counts.most_common() * 2
+  if high != low:
+    raise InputError(
+      f"process {most} has {high} devices and process {least} has {low}: start "
+      "all with the same number of devices"
+    )
   return jax.make_mesh(
     (len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices
   )

@@ -1,4 +1,5 @@
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from flax_resnet import data, sharding
+from flax_resnet.errors import InputError
 
 
 def test_a_batch_is_split_in_order_over_the_devices():
@@ -60,3 +62,9 @@ def test_a_batch_on_the_device_does_not_change(num_threads, devices):
     seen.append((batch, jax.tree.map(np.array, batch)))
   for batch, first in seen:
     jax.tree.map(np.testing.assert_array_equal, batch, first)
+
+
+def test_processes_of_different_numbers_of_devices_are_refused():
+  devices = [types.SimpleNamespace(process_index=i) for i in (0, 0, 1, 0)]
+  with pytest.raises(InputError, match="process 0 has 3 devices and process 1"):
+    sharding.make_mesh(devices)

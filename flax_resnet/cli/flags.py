@@ -14,6 +14,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 import types
 from typing import Any, NoReturn
 import warnings
@@ -27,7 +28,7 @@ from flax_resnet.training.stop import Stopped
 with epy.lazy_imports():
   import jax
 
-  from flax_resnet import models, predictor
+  from flax_resnet import hosts, models, predictor
   from flax_resnet.training import setup
   from flax_resnet.weights import files, hub, preprocessing, pretrained
 
@@ -209,24 +210,36 @@ def exit_codes() -> Iterator[None]:
     sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
+    if _is_one_of_several():
+      hosts.finish()
   except InputError as error:
-    _print_error(error)
-    sys.exit(2)
+    _fail(error, 2)
   except RunError as error:
-    _fail(error)
+    _fail(error, 1)
   except Stopped as stop:
     print(stop, file=sys.stderr)
+    if _is_one_of_several():
+      hosts.finish()
     sys.exit(stop.exit_code)
   except BrokenPipeError:
     # The reader of a pipe has seen enough, such as `head`. What Python still
     # has to flush goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if _is_one_of_several():
+      _fail("the reader of its output is gone", 128 + signal.SIGPIPE)
     sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
-    if (explanation := _explanation(error)) is None:
+    if _is_one_of_several():
+      hosts.give_way()
+    if (explanation := _explanation(error)) is not None:
+      _fail(explanation, 1)
+    if not _is_one_of_several():
       raise
-    _fail(explanation)
+    traceback.print_exc()
+    _fail(f"{type(error).__name__}: {error}", 1)
   except KeyboardInterrupt:
+    if _is_one_of_several():
+      _fail("interrupted: nothing was in progress", 128 + signal.SIGINT)
     print("interrupted: nothing was in progress", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
 
@@ -239,7 +252,7 @@ def printable(text: str) -> str:
   return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _print_error(error: object) -> None:
+def print_error(error: object) -> None:
   print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
 
 
@@ -250,13 +263,11 @@ def _one_line(message: object) -> str:
   return line
 
 
-def _fail(error: object) -> NoReturn:
-  _print_error(error)
+def _fail(error: object, code: int) -> NoReturn:
   if _is_one_of_several():
-    # JAX would wait for the other hosts at the end, and then abort.
-    sys.stdout.flush()
-    os._exit(1)
-  sys.exit(1)
+    hosts.exit_after_failure(str(error), code)
+  print_error(error)
+  sys.exit(code)
 
 
 def _explanation(error: Exception) -> str | None:
@@ -277,11 +288,7 @@ def _explanation(error: Exception) -> str | None:
 
 def _is_one_of_several() -> bool:
   """Returns whether this process computes together with others."""
-  return (
-    "jax" in sys.modules
-    and jax.distributed.is_initialized()
-    and jax.process_count() > 1
-  )
+  return "flax_resnet.hosts" in sys.modules and hosts.several()
 
 
 def _silence_libraries() -> None:

@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from flax_resnet import storage
+from flax_resnet import hosts, storage
 from flax_resnet.errors import InputError, reported_as, RunError
 from flax_resnet.models.variables import mismatch, named_leaves, unstack
 from flax_resnet.training.state import TrainState
@@ -197,6 +197,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
+      hosts.give_way()  # To what the loss of one makes of a write.
       cause = _root_cause(error)
       if jax.process_count() > 1 and isinstance(
         cause, (TimeoutError, jax.errors.JaxRuntimeError)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from flax_resnet import plots, sharding, storage
+from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
 from flax_resnet.training import metrics
@@ -40,6 +40,7 @@ from flax_resnet.training.state import TrainState
 from flax_resnet.training.steps import check_finite, CompiledByShape
 from flax_resnet.training.stop import Stopped, StopSignals, until_stopped
 from flax_resnet.training.workdir import (
+  check_hosts,
   check_workdir,
   locked,
   write_errors_reported,
@@ -76,7 +77,9 @@ def train(
     if config["model"].get("num_classes", 0) is None:  # Left to the data.
       classes = {"num_classes": run.model.num_classes}
       config = {**config, "model": {**config["model"], **classes}}
-    changed = check_workdir(workdir, config, default_values(config))
+    defaults = default_values(config)
+    changed = check_workdir(workdir, config, defaults)
+    check_hosts(config, defaults, **run.dataset_facts())
     directory = workdir / "checkpoints"
 
     # A run starts from
@@ -89,7 +92,7 @@ def train(
     state = sharding.replicate(state, run.mesh)
     # 3. or its own newest checkpoint, once damaged newer ones are set aside;
     stack.enter_context(locked(workdir))
-    damaged = sharding.on_first_host(lambda: quarantine_damaged(directory))
+    damaged = hosts.on_first_host(lambda: quarantine_damaged(directory))
     checkpoints = Checkpoints(directory, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
@@ -110,7 +113,8 @@ def train(
     lines = [*origin, *damaged.splitlines(), *changed]
     log.print(describe(run, state, lines))
 
-    with StopSignals(jax.process_count()) as signals:
+    stop_signals = StopSignals(jax.process_count())
+    with stop_signals as signals, hosts.failures_shared():
       state = _take_steps(run, state, checkpoints, log, signals)
       checkpoints.wait()
     if log.rows and writes:

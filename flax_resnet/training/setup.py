@@ -191,6 +191,14 @@ class Run:
       "image_shape": list(self.dataset.image_shape),
     }
 
+  def dataset_facts(self) -> dict[str, Any]:
+    """Returns what must be so on all hosts, by words for its reader."""
+    return {
+      "the number of examples to train on": len(self.dataset.train),
+      "the number of examples to evaluate on": len(self.dataset.eval),
+      "the list of classes": list(self.dataset.class_names),
+    }
+
   def drawn_state(self) -> state.TrainState:
     """Returns the state that the seed draws, on the default device."""
     return state.create_state(

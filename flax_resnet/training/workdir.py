@@ -8,7 +8,9 @@ import pathlib
 import socket
 from typing import Any, TextIO
 
-from flax_resnet import sharding, storage
+import jax
+
+from flax_resnet import hosts, storage
 from flax_resnet.errors import InputError, listing, RunError
 from flax_resnet.training.setup import MAY_DIFFER
 
@@ -72,6 +74,36 @@ def check_workdir(
   return [f"continues with {listing(changed, 10)}"] if changed else []
 
 
+def check_hosts(
+  config: Mapping[str, Any], defaults: Mapping[str, Any], **facts: Any
+) -> None:
+  """Checks that all hosts are about to compute the same run.
+
+  Args:
+    config: config of the run.
+    defaults: value by key of the keys that a config may leave out.
+    **facts: JSON values by name that the data of each host lead to.
+
+  Raises:
+    InputError: on all, if they are not.
+  """
+  values = {
+    f"config.{key}": value
+    for key, value in {**defaults, **_flat(config)}.items()
+    if key not in _OF_EACH_HOST
+  }
+  hosts.check_same(values | facts | {"the version of JAX": jax.__version__})
+
+
+# Where each host finds the data, and how many threads it reads them with.
+_OF_EACH_HOST = (
+  "data.data_dir",
+  "data.root",
+  "data.num_threads",
+  "data.num_workers",
+)
+
+
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
   """Returns the values of nested sections by key: "optim.momentum"."""
   if not isinstance(values, Mapping):
@@ -116,9 +148,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     InputError: if another run is in it.
   """
   with contextlib.ExitStack() as stack:
-    sharding.on_first_host(
-      lambda: stack.enter_context(_lock(workdir / ".lock"))
-    )
+    hosts.on_first_host(lambda: stack.enter_context(_lock(workdir / ".lock")))
     yield
 
 
