@@ -5,7 +5,12 @@ import pathlib
 from etils import epy
 
 from flax_resnet import training
-from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
+from flax_resnet.cli.flags import (
+  enable_compilation_cache,
+  exit_codes,
+  Parser,
+  path,
+)
 from flax_resnet.errors import reported_as
 
 with epy.lazy_imports():  # It imports JAX: "--help" needs none.
@@ -16,14 +21,14 @@ def main() -> None:
   parser = Parser(description=__doc__, allow_abbrev=False)
   parser.add_argument(
     "--config",
-    type=pathlib.Path,
+    type=path,
     required=True,
     metavar="FILE",
     help="the recipe; --config.optim.learning_rate=0.05 changes a key of it",
   )
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=path,
     metavar="DIR",
     help="where the run lives, and continues if it is there: runs/<name of "
     "the config> by default",

@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     checkpoint_every=200,
   )
   config.model = ConfigDict(
-    dict(name="resnet18", num_classes=5, zero_init_residual=True)
+    dict(name="resnet18", num_classes=None, zero_init_residual=True)
   )
   config.data = ConfigDict(
     dict(

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from flax_resnet.cli import (
+  check,
   convert,
   evaluate,
   export,
@@ -15,6 +16,7 @@ from flax_resnet.cli import (
 from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
 
 VERBS = {
+  "check": check,
   "convert": convert,
   "evaluate": evaluate,
   "export": export,
@@ -40,7 +42,7 @@ def main() -> None:
     module.add_arguments(verb)
   with exit_codes():
     args = parser.parse_with_overrides()
-    if args.overrides and args.verb != "evaluate":
+    if args.overrides and args.verb not in ("check", "evaluate"):
       parser.error(f"--config.{args.overrides[0]} is not a flag of {args.verb}")
     enable_compilation_cache()
     VERBS[args.verb].run(args)

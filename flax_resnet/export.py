@@ -1,83 +1,85 @@
 """Trained networks in files that need none of this package to run."""
 
 from collections.abc import Callable
-import contextlib
-import io
-import logging
-import types
+import dataclasses
 from typing import Any
 
-from etils import epy
 import jax
 from jax import export
-import numpy as np
+import jax.numpy as jnp
 
+from flax_resnet import onnx_graph
+from flax_resnet.models.variables import unstack
 from flax_resnet.predictor import Predictor
-
-with epy.lazy_imports():  # An extra, and slow to import.
-  import jax2onnx  # pyright: ignore[reportMissingImports] - an extra
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def to_stablehlo(predictor: Predictor, *, pixels: bool) -> bytes:
+def to_stablehlo(
+  predictor: Predictor, *, pixels: bool, nchw: bool = False
+) -> bytes:
   """Returns a program of `jax.export` with the weights inside.
 
   Args:
     predictor: the network.
     pixels: whether the program takes uint8 [b, h, w, c] and normalizes it, in
       place of normalized float32 [b, h, w, c].
+    nchw: whether the program takes [b, c, h, w]; default False.
 
   Returns:
     For `jax.export.deserialize(...).call(images)`: logits float32 [b, n], for
-    any b, on CPU, NVIDIA GPU and TPU.
+    any b, on CPU, NVIDIA GPU and TPU; for JAX at most six months newer or three
+    weeks older than this one.
   """
-  logits, shape, dtype = _program(predictor, pixels)
-  symbolic = export.symbolic_shape(", ".join(map(str, shape)))
-  exported = export.export(jax.jit(logits), platforms=PLATFORMS)(
-    jax.ShapeDtypeStruct(symbolic, dtype)
-  )
+  logits, images = _program(predictor, pixels, nchw)
+  exported = export.export(jax.jit(logits), platforms=PLATFORMS)(images)
   return bytes(exported.serialize())
 
 
-def to_onnx(predictor: Predictor, *, pixels: bool) -> bytes:
-  """Returns an ONNX model with the weights inside, made by jax2onnx.
+def to_onnx(predictor: Predictor, *, pixels: bool, nchw: bool = False) -> bytes:
+  """Returns an ONNX model with the weights inside, which computes in float32.
 
   Args:
     predictor: the network.
     pixels: as in `to_stablehlo`.
+    nchw: as in `to_stablehlo`.
 
   Returns:
     From "images" [b, h, w, c] to "logits" float32 [b, n], for any b.
 
   Raises:
-    ImportError: without jax2onnx.
+    ImportError: without onnx.
   """
-  logits, shape, dtype = _program(predictor, pixels)
-  images: Any = types.SimpleNamespace(shape=shape, dtype=dtype)
-  # It logs the plugins that it cannot load, and prints what it converts.
-  logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
-  with contextlib.redirect_stdout(io.StringIO()):
-    model: Any = jax2onnx.to_onnx(
-      logits,
-      inputs=[images],
-      model_name="flax_resnet",
-      input_names=["images"],
-      output_names=["logits"],
-    )
+  model, variables = predictor.model, predictor.variables
+  # Of the same outputs, the form that needs the fewest operators; and few
+  # runtimes convolve bfloat16.
+  plain = model.clone(
+    scan=False, remat=False, space_to_depth=False, dtype=jnp.float32
+  )
+  if model.scan:
+    variables = unstack(variables)
+  predictor = dataclasses.replace(predictor, model=plain, variables=variables)
+  model = onnx_graph.to_onnx(*_program(predictor, pixels, nchw))
   return model.SerializeToString()
 
 
 def _program(
-  predictor: Predictor, pixels: bool
-) -> tuple[Callable[[Any], Any], tuple[str | int, ...], np.dtype]:
-  """Returns the logits as a function of images, with their shape and dtype."""
+  predictor: Predictor, pixels: bool, nchw: bool
+) -> tuple[Callable[[Any], Any], jax.ShapeDtypeStruct]:
+  """Returns the logits as a function of images, and shape and dtype of them."""
 
   def logits(images):
+    if nchw:
+      images = images.transpose(0, 2, 3, 1)
     if pixels:
       return predictor.logits(predictor.variables, images)
     return predictor.model.apply(predictor.variables, images, train=False)
 
-  size = predictor.preprocessing.image_size
-  dtype = np.dtype("uint8" if pixels else "float32")
-  return logits, ("b", size, size, predictor.channels), dtype
+  size, channels = predictor.preprocessing.image_size, predictor.channels
+  shape = (
+    f"b, {channels}, {size}, {size}"
+    if nchw
+    else (f"b, {size}, {size}, {channels}")
+  )
+  dtype = jnp.uint8 if pixels else jnp.float32
+  return logits, jax.ShapeDtypeStruct(export.symbolic_shape(shape), dtype)

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epy
 import numpy as np
 
-from flax_resnet import storage
+from flax_resnet import fonts, storage
 
 with epy.lazy_imports():  # Slow to import, and only the end of a run draws.
   import matplotlib
@@ -53,6 +53,7 @@ def training_curves(rows: Rows, title: str, path: pathlib.Path) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)
     _finish(axes)
+  fonts.set_families(figure)
   with storage.replacing(path) as partial:
     figure.savefig(partial)
 
@@ -222,6 +223,7 @@ def confusion_matrix(
   """
   both = matrix, bars = _axes(title, 1, 2, width_ratios=(3, 2))
   _draw_matrix(matrix, counts)
+  class_names = fonts.drawable_names(class_names)
   numbers = range(len(class_names))
   if len(class_names) <= 20:
     slanted = max(map(len, class_names)) > 2
@@ -345,6 +347,7 @@ def _save(all_axes: Sequence[Any], path: pathlib.Path) -> list[pathlib.Path]:
     if axes.get_xlabel() in ("block", "block (0: the stem)", "layer", "step"):
       axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     _finish(axes)
+  fonts.set_families(all_axes[0].figure)
   files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
   for file in files:
     with storage.replacing(file) as partial:

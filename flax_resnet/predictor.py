@@ -1,5 +1,6 @@
 """From image files to class probabilities."""
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
@@ -16,7 +17,14 @@ import numpy as np
 
 from flax_resnet.augment import normalize
 from flax_resnet.data import crops
-from flax_resnet.data.folder import ENDINGS, images_below, read_file
+from flax_resnet.data.decoding import ENDINGS, MAX_PIXELS
+from flax_resnet.data.folder import (
+  images_below,
+  is_image,
+  read_file,
+  warn_of_others,
+)
+from flax_resnet.errors import ImageError
 from flax_resnet.models import cpu, ResNet
 from flax_resnet.models.variables import Variables
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
@@ -32,12 +40,15 @@ class Predictor:
     variables: {"params": ..., "batch_stats": ...} of the network.
     preprocessing: preprocessing of the images.
     class_names: names of the classes by label.
+    max_pixels: largest number of pixels of an image; default
+      `decoding.MAX_PIXELS`.
   """
 
   model: ResNet
   variables: Variables
   preprocessing: Preprocessing
   class_names: Sequence[str]
+  max_pixels: int = MAX_PIXELS
 
   @property
   def channels(self) -> int:
@@ -71,19 +82,21 @@ class Predictor:
     """Returns the pixels of a file that the network sees.
 
     Raises:
-      ValueError: if it is not an image, or cannot be read.
+      ImageError: if it is not an image, or cannot be read.
     """
     transform = crops.center_crop(
       self.channels,
       self.preprocessing.image_size,
       self.preprocessing.crop_fraction,
       self.preprocessing.interpolation,
+      self.max_pixels,
     )
     try:
       # Evaluation draws no random numbers.
-      return transform(read_file(path), np.random.default_rng(0))
+      image = read_file(path, self.max_pixels)
+      return transform(image, np.random.default_rng(0))
     except ValueError as error:
-      raise ValueError(f"{path}: {error}") from error
+      raise ImageError(f"{path}: {error}") from error
 
   def logits(
     self, variables: Variables, images: UInt8[Array, "b h w c"]
@@ -103,16 +116,41 @@ class Predictor:
       batch_size: number of files that go through the network together.
 
     Raises:
-      ValueError: at a file that is not an image, or cannot be read.
+      ImageError: at a file that is not an image, or cannot be read.
     """
+    for found in self.predict_each(paths, batch_size):
+      if isinstance(found, ImageError):
+        raise found
+      yield found
+
+  def predict_each(
+    self, paths: Iterable[str | os.PathLike], batch_size: int = 32
+  ) -> Iterator[Float[np.ndarray, " n"] | ImageError]:
+    """Yields what `predict` does, and the error of a file in its place."""
+
+    def read(
+      path: str | os.PathLike,
+    ) -> UInt8[np.ndarray, "h w c"] | ImageError:
+      try:
+        return self.read(path)
+      except ImageError as error:
+        return error
+
+    size = self.preprocessing.image_size
     paths = iter(paths)
     with futures.ThreadPoolExecutor() as pool:
       while batch := list(itertools.islice(paths, batch_size)):
-        pixels = np.stack(list(pool.map(self.read, batch)))
-        missing = batch_size - len(pixels)  # One shape, one compilation.
-        filled = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        probabilities = self._probabilities(self.variables, filled)
-        yield from np.asarray(probabilities)[: len(pixels)]
+        # One shape, one compilation.
+        pixels = np.zeros((batch_size, size, size, self.channels), np.uint8)
+        errors = {}
+        for row, image in enumerate(pool.map(read, batch)):
+          if isinstance(image, ImageError):
+            errors[row] = image
+          else:
+            pixels[row] = image
+        probabilities = np.asarray(self._probabilities(self.variables, pixels))
+        for row in range(len(batch)):
+          yield errors.get(row, probabilities[row])
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:
@@ -140,8 +178,9 @@ def _find(name: str) -> list[pathlib.Path]:
   path = pathlib.Path(os.path.expanduser(name))
   if path.is_file():
     return [path]
+  others = collections.Counter()
   if path.is_dir():
-    found = map(pathlib.Path, images_below(path))
+    found = map(pathlib.Path, images_below(path, others))
   elif glob.has_magic(name):
     # To pathlib, a pattern that ends with ** is one of folders.
     pattern = path / "*" if path.name == "**" else path
@@ -149,11 +188,8 @@ def _find(name: str) -> list[pathlib.Path]:
     found = root.glob(str(pattern.relative_to(root)))
   else:
     raise ValueError(f"there is no image {name}")
-  images = sorted(
-    path
-    for path in found
-    if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
-  )
+  images = sorted(path for path in found if is_image(path.name))
+  warn_of_others(name, others)
   if not images:
     raise ValueError(
       f"there is no image in {name}: looked for {', '.join(ENDINGS)}"

@@ -285,6 +285,10 @@ def _spell_option(kind: Any, bounds: Range | str | None, typed: bool) -> str:
   return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
+# Keys that hold text, and may be None or left out.
+_TEXT = ("data_dir", "init_from", "root")
+
+
 def load_recipe(
   path: str | pathlib.Path, overrides: Sequence[str] = ()
 ) -> "ml_collections.ConfigDict":
@@ -361,14 +365,20 @@ def _override(config: "ml_collections.ConfigDict", text: str) -> str:
   if isinstance(section.get(key), ml_collections.ConfigDict):
     keys = ", ".join(section[key])
     raise InputError(f"config.{path} is a section: set one of its keys, {keys}")
+  is_text = key in _TEXT or isinstance(section.get(key), str)
   with section.unlocked(), section.ignore_type():
-    section[key] = _parsed(value)
+    section[key] = _parsed(value, is_text)
   return path
 
 
-def _parsed(text: str) -> Any:
-  """Returns the Python literal that a text is, or else the text."""
+def _parsed(text: str, is_text: bool) -> Any:
+  """Returns the Python literal that a text is, or else the text.
+
+  Of a key that holds text, a number is text: a folder may be called
+  2024_05_01.
+  """
   try:
-    return ast.literal_eval(text)
+    value = ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return text
+  return text if is_text and not isinstance(value, str | None) else value

@@ -7,9 +7,10 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
-from flax_resnet.errors import InputError
+from flax_resnet.errors import InputError, listing
 
 # More bytes, and more brackets within each other, than any config, list of
 # class names or list of digests has.
@@ -24,11 +25,15 @@ _COMPLETE = "commit_success.txt"
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a path to write to, which then takes the place of `path`.
 
-  What is written has the ending of `path`; if the block raises, `path` stays as
-  it was.
+  What is written has the ending of `path`; if the block raises, it is removed,
+  and `path` stays as it was.
   """
   partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-  yield partial
+  try:
+    yield partial
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
   os.replace(partial, path)
 
 
@@ -116,6 +121,60 @@ def checkpoint_steps(directory: pathlib.Path) -> list[int]:
   return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
+def newest_sound_checkpoint(
+  directory: pathlib.Path,
+) -> tuple[pathlib.Path | None, dict[pathlib.Path, str]]:
+  """Returns the newest sound checkpoint, and how newer ones are damaged.
+
+  Args:
+    directory: folder of the checkpoints of a run.
+  """
+  damaged = {}
+  for step in checkpoint_steps(directory):
+    folder = directory / str(step)
+    if (found := damage(folder)) is None:
+      return folder, damaged
+    damaged[folder] = found
+  return None, damaged
+
+
+def damage(folder: pathlib.Path) -> str | None:
+  """Returns how a checkpoint differs from what was written; None if nowhere."""
+  state = folder / "state"
+  if not (state / DIGESTS).exists():
+    return f"state/{DIGESTS} is missing"
+  try:
+    for path in (folder / "metrics" / "metrics", folder / "about" / "metadata"):
+      if path.exists():
+        read_json(path)
+  except (OSError, ValueError) as error:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+  found = difference(state)
+  return found and f"state/{found}"
+
+
+def describe_damage(damaged: Mapping[pathlib.Path, str]) -> str:
+  """Returns "checkpoint is damaged: …", as `newest_sound_checkpoint` found."""
+  verb = "checkpoint is" if len(damaged) == 1 else "checkpoints are"
+  each = (f"{folder} ({how})" for folder, how in damaged.items())
+  return f"{verb} damaged: {listing(each, 10)}"
+
+
+def check_can_hold_checkpoint(folder: pathlib.Path) -> None:
+  """Raises InputError for a path at which Orbax writes what nobody can read.
+
+  It takes a path for a pattern where it merges what processes have written, and
+  TensorStore takes it for a URL, in UTF-8.
+  """
+  path = folder.absolute()
+  if re.search(r"[*?\[\\\udc80-\udcff]|/\w+:/", f"{path}/"):
+    raise InputError(
+      f"no checkpoint can be written to {path}: Orbax takes *, ?, [ and \\ for "
+      "a pattern, a folder such as gs: for a bucket, and needs UTF-8: choose "
+      "another folder"
+    )
+
+
 def write_digests(folder: pathlib.Path) -> None:
   """Writes the SHA-256 of every file in a folder and below into it.
 
@@ -123,6 +182,12 @@ def write_digests(folder: pathlib.Path) -> None:
   the arrays.
   """
   (folder / DIGESTS).write_text(json.dumps(_digests(folder), indent=1))
+
+
+def missing_file(folder: pathlib.Path) -> str | None:
+  """Returns the first file of `write_digests` that is gone; None if none is."""
+  names = read_json(folder / DIGESTS)
+  return next((name for name in names if not (folder / name).is_file()), None)
 
 
 def difference(folder: pathlib.Path) -> str | None:

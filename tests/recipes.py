@@ -104,4 +104,6 @@ def on_synthetic_images(path: pathlib.Path) -> ConfigDict:
     config.model.norm_group_size = 32
   for key in ("mean", "std"):
     config.augment[key] = config.augment[key][:1] * 3
+  if config.model.num_classes is None:  # Those of the data.
+    config = changed(config, {"model.num_classes": 5})
   return config

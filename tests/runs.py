@@ -83,6 +83,12 @@ def train_to(
   assert f"after step {stop}" in str(stopped.value)
 
 
+def files_of(workdir: pathlib.Path) -> dict[pathlib.Path, bytes]:
+  """Returns the contents of all files in a folder and below."""
+  paths = (path for path in workdir.rglob("*") if path.is_file())
+  return {path: path.read_bytes() for path in paths}
+
+
 def rows_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the rows of a run without the times it took."""
 

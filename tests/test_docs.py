@@ -22,7 +22,7 @@ from flax_resnet.training.setup import set_up
 from flax_resnet.weights import files
 from tests import drawing, pages
 from tests.pages import ENGLISH, KOREAN, name_of, PAGES, RUNNABLE
-from tests.recipes import ROOT
+from tests.recipes import changed, ROOT
 
 # Instead of what needs a download or minutes: the digits and thin networks.
 SHORT = {
@@ -247,6 +247,8 @@ def check_keys(command):
   config = load_recipe(recipe, [*changes, *here])
   if config.model.get("norm_group_size"):
     config.model.norm_group_size = 32
+  if config.model.num_classes is None:  # Those of the data.
+    config = changed(config, {"model.num_classes": 5})
   set_up(config.to_dict(), sharding.make_mesh(jax.devices()[:1]))
 
 

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "flax_resnet"
 # The rooms from the ground floor up: each imports those below it, and itself.
 FLOORS = (
   {"errors"},
-  {"schema", "storage"},
-  {"models", "sharding", "plots"},
+  {"schema", "storage", "fonts"},
+  {"models", "sharding", "plots", "onnx_graph"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},

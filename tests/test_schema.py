@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
+import inspect
 import math
 from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 
+from flax_resnet import schema
+from flax_resnet.augment import make_augment
+from flax_resnet.data.dataset import SECTION
 from flax_resnet.errors import InputError
 from flax_resnet.schema import (
   arguments,
@@ -22,6 +26,9 @@ from flax_resnet.schema import (
   Rate,
   Share,
 )
+from flax_resnet.training.losses import make_loss
+from flax_resnet.training.optimizers import make_optimizer
+from flax_resnet.training.setup import Recipe
 from tests.recipes import ROOT
 
 Finish = Literal["matt", "glossy"]
@@ -215,3 +222,37 @@ def test_a_recipe_that_is_none_is_refused(tmp_path, code, message):
   assert message in str(error.value)
   with pytest.raises(InputError, match="is not there"):
     load_recipe(tmp_path / "other.py")
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    ("data.root=2024_05_01", "2024_05_01"),
+    ("data.root=12", "12"),
+    ("data.root='12'", "12"),
+    ("data.root=None", None),
+    ("data.name=[a]", "[a]"),
+    ("data.data_dir=1e5", "1e5"),
+    ("init_from=07", "07"),
+    ("num_steps=10_000", 10_000),
+    ("data.scale=0.5", 0.5),
+  ],
+)
+def test_a_key_of_text_takes_a_number_as_text(text, value):
+  config = {"num_steps": 1, "init_from": None, "data": {"name": "folder"}}
+  path = text.partition("=")[0].split(".")
+  assert (
+    functools.reduce(dict.get, path, override(config, [text]).to_dict())
+    == value
+  )
+
+
+def test_keys_of_text_that_may_be_left_out_are_known():
+  functions = [Recipe, *SECTION, make_augment, make_loss, make_optimizer]
+  found = {
+    key
+    for function in functions
+    for key, parameter in inspect.signature(function).parameters.items()
+    if parameter.annotation == str | None
+  }
+  assert found == set(schema._TEXT)

@@ -1,9 +1,11 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet import sharding
+from flax_resnet import data, sharding
 
 
 def test_a_batch_is_split_in_order_over_the_devices():
@@ -38,3 +40,23 @@ def test_prefetch_keeps_order_and_ends():
   batches = [{"x": np.full(8, i)} for i in range(5)]
   seen = [int(b["x"][0]) for b in sharding.prefetch(iter(batches), mesh)]
   assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("num_threads", [0, 4])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_batch_on_the_device_does_not_change(num_threads, devices):
+  """JAX takes aligned arrays of the host as they are, without a copy."""
+  section = {
+    "name": "synthetic",
+    "train_split": "train",
+    "eval_split": "test",
+    "image_size": 16,
+    "num_threads": num_threads,
+  }
+  train = data.load(section, num_classes=4).train
+  batches = train.train_batches(seed=0, batch_size=64)
+  mesh, seen = sharding.make_mesh(jax.devices()[:devices]), []
+  for batch in sharding.prefetch(itertools.islice(batches, 40), mesh):
+    seen.append((batch, jax.tree.map(np.array, batch)))
+  for batch, first in seen:
+    jax.tree.map(np.testing.assert_array_equal, batch, first)

@@ -23,6 +23,7 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
     partial.write_text("ne")
     raise KeyError
   assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
   with storage.replacing(path) as partial:
     partial.write_text("new")
     assert partial.suffix == ".png"  # Formats go by the ending of a name.

@@ -16,7 +16,6 @@ import time
 import pytest
 
 from flax_resnet import storage
-from flax_resnet.training import checkpoint
 from flax_resnet.training.log import Log
 from tests import recipes, runs
 import train as script
@@ -58,7 +57,7 @@ def assert_sound(workdir):
   """Asserts that all checkpoints are whole; returns their steps."""
   steps = storage.checkpoint_steps(workdir / "checkpoints")
   for step in steps:
-    assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
+    assert storage.damage(workdir / "checkpoints" / str(step)) is None
   return sorted(steps)
 
 

@@ -1,13 +1,18 @@
 """train.py on a folder of photographs, whole and broken ones."""
 
+import json
+import pathlib
 import re
+import shutil
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from flax_resnet import __main__ as command
+from flax_resnet import storage
 from flax_resnet.weights import files
-from tests import recipes
+from tests import recipes, runs
 from tests.runs import rows_of
 import train as script
 
@@ -59,7 +64,70 @@ def test_a_folder_trains(train, tmp_path):
   rows = rows_of(tmp_path / "run")
   assert rows[-1]["val/count"] == 5
   assert not any("train/skipped" in row for row in rows)
-  assert files.class_names_of_run(tmp_path / "run") == ("red", "시안")
+  newest = files.find_checkpoint(tmp_path / "run")
+  assert files.read_about(newest)[1] == ("red", "시안")
+
+
+def changes_of(folder):
+  """Yields what is said once the photographs of a folder have changed."""
+  new = shutil.copy(folder / "red" / "00.jpg", folder / "red" / "new.jpg")
+  yield "records and has"
+  pathlib.Path(new).unlink()
+  (folder / "red" / "05.jpg").rename(folder / "red" / "a.jpg")
+  yield "other records, or in another order"
+  (folder / "red" / "a.jpg").rename(folder / "red" / "05.jpg")
+  (folder / "red").rename(folder / "rose")
+  yield "train: class 'red' is gone, train: class 'rose' is new, eval: class"
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(train, folder, tmp_path):
+  """In another place as well; with others if that is allowed."""
+  assert train()[0] == 0
+  before = runs.files_of(tmp_path / "run")
+  for change in changes_of(folder):
+    code, _, err = train(num_steps=8)
+    assert code == 2
+    assert "the data are not those that the run began with" in err
+    assert change in err
+    assert runs.files_of(tmp_path / "run") == before
+  code, out, _ = train(num_steps=8, **{"data.allow_changed": True})
+  assert code == 0
+  assert "warning: the data are not those that the run began with" in out
+  moved = folder.rename(tmp_path / "moved")
+  code, out, _ = train(num_steps=9, **{"data.root": moved, "log_every": 1})
+  assert code == 0
+  assert "continues with log_every (there 2, now 1), data.root (there" in out
+  assert "warning" not in out
+
+
+def test_the_number_of_classes_is_that_of_the_data(
+  train, folder, call_main, tmp_path
+):
+  """If it is not given; a network of the run needs no split but one."""
+  for classes in (None, 2):
+    code, out, _ = train(**{"model.num_classes": classes})
+    assert code == 0
+    assert ", 2 classes, images" in out
+  config = storage.read_config(tmp_path / "run")
+  assert config["model"]["num_classes"] == 2
+  code, _, err = train(**{"model.num_classes": 3})
+  assert code == 2
+  assert "has 2 classes and the model 3" in err
+  only = tmp_path / "only"
+  shutil.copytree(folder, only / "val")
+  overrides = [f"--config.data.root={only}", "--config.data.eval_split=val"]
+  arguments = ["evaluate", "--workdir", tmp_path / "run", "--json", *overrides]
+  code, out, _ = call_main(command.main, *arguments)
+  assert code == 0
+  assert json.loads(out)["val/count"] == 24
+  for path in only.rglob("*.jpg"):  # A mean over nothing would be no number.
+    path.write_bytes(path.read_bytes()[:-40])
+  with pytest.warns(UserWarning, match="skipped"):
+    code, out, err = call_main(
+      command.main, *arguments, "--config.data.on_error=skip"
+    )
+  assert (code, out) == (2, "")
+  assert "no image of eval_split can be read" in err
 
 
 @pytest.mark.filterwarnings("ignore:skipped")

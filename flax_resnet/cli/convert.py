@@ -1,12 +1,12 @@
 """Convert weights between PyTorch and Flax.
 
 .safetensors, .pth, .pt, .th and .bin are PyTorch's (the last four need torch);
-a path with another ending, or a folder, is a Flax checkpoint (Orbax). A workdir
-of a run can be read as well: its latest checkpoint; it says its model itself.
+a path with another ending, or a folder, is a Flax checkpoint (Orbax). A run can
+be read as well, by its workdir or one of its checkpoints: it says its model
+itself.
 """
 
 import argparse
-import pathlib
 
 from etils import epy
 
@@ -19,8 +19,8 @@ with epy.lazy_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("source", metavar="IN", type=pathlib.Path)
-  parser.add_argument("target", metavar="OUT", type=pathlib.Path)
+  parser.add_argument("source", metavar="IN", type=flags.path)
+  parser.add_argument("target", metavar="OUT", type=flags.path)
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
   parser.add_argument(
     "--names",
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     raise InputError(
       f"--names is {args.names!r}: use one of {', '.join(names.CONVENTIONS)}"
     )
-  if args.source.exists() and not (args.source / "config.json").is_file():
+  if args.source.exists():
     flags.check_model_is_given(args.source, args.model)
   with reported_as(f"convert {args.source}"):
     loaded = pretrained.load_pretrained(args.source, args.model)

@@ -1,7 +1,8 @@
-"""Evaluate a run's latest checkpoint, or weights, on a data set.
+"""Evaluate a checkpoint of a run, or weights, on a data set.
 
-Every image of the recipe's eval_split counts once. --config.x.y=… changes a
-key of the recipe, such as --config.data.data_dir or --config.augment.mean.
+Every image of the recipe's eval_split counts once; no other split is needed.
+--config.x.y=… changes a key of the recipe, such as --config.data.data_dir or
+--config.augment.mean.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
   from flax_resnet import sharding
+  from flax_resnet.data import dataset
   from flax_resnet.training import evaluation, setup
 
 
@@ -28,25 +30,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Prints top-1 with its interval, top-5, loss and the number of images."""
-  config, weights = _config(args), args.workdir or args.weights
-  run = setup.set_up(config, sharding.make_mesh())
+  config, weights = _config(args), flags.weights_of(args)
+  recipe = schema.build("config", setup.Recipe, config)
   with reported_as("evaluate"):
     loaded = flags.load_weights_of_recipe(weights, config)
-  if loaded.model.num_classes != run.model.num_classes:
+  classes, mesh = loaded.model.num_classes, sharding.make_mesh()
+  # A run's own names: its images may be in folders of other classes as well.
+  names = loaded.class_names if args.workdir is not None else ()
+  split = dataset.load_eval(recipe.data, num_classes=classes, class_names=names)
+  if classes != (found := len(split.source.class_names)):
     raise InputError(
-      f"the weights have {loaded.model.num_classes} classes and the data set "
-      f"{run.model.num_classes}: choose the --config of another data set"
+      f"the weights have {classes} classes and the data set {found}: choose "
+      "the --config of another data set"
     )
-  if loaded.channels != (channels := run.dataset.image_shape[-1]):
+  if loaded.channels != (channels := split.reader.image_shape[-1]):
     raise InputError(
       f"the images have {channels} channels and the weights want "
       f"{loaded.channels}: choose the --config of another data set"
     )
+  _, normalize = setup.set_up_augment(recipe, loaded.model, channels)
   result = evaluation.evaluate(
-    run.eval_step,
-    sharding.replicate(loaded.variables, run.mesh),
-    run.eval_batches(),
-    run.mesh,
+    evaluation.make_eval_step(loaded.model, normalize, mesh=mesh),
+    sharding.replicate(loaded.variables, mesh),
+    setup.eval_batches(recipe, split, mesh),
+    mesh,
   )
   low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
   if args.json:
@@ -54,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     return
   model, data = config["model"], config["data"]
   print(
-    f"{model['name']} of {weights} on {data['name']} {data['eval_split']}: "
+    f"{model['name']} of {args.workdir or weights} on {data['name']} "
+    f"{data['eval_split']}: "
     f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%}, "
     f"95% interval {low:.2%} to {high:.2%})  "
     f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "

@@ -27,8 +27,9 @@ from flax_resnet.training.stop import Stopped
 with epy.lazy_imports():
   import jax
 
-  from flax_resnet import predictor
-  from flax_resnet.weights import hub, preprocessing, pretrained
+  from flax_resnet import models, predictor
+  from flax_resnet.training import setup
+  from flax_resnet.weights import files, hub, preprocessing, pretrained
 
 # Characters of an error that are printed; a value in it may have millions.
 MAX_ERROR_LENGTH = 1_500
@@ -53,6 +54,11 @@ class Parser(argparse.ArgumentParser):
     return args
 
 
+def path(text: str) -> pathlib.Path:
+  """Returns the path that a flag gives; ~ is the home, as in a shell."""
+  return pathlib.Path(os.path.expanduser(text))
+
+
 def add_network_arguments(
   parser: argparse.ArgumentParser,
   config_help: str = "recipe that the weights were trained by, for the "
@@ -60,17 +66,22 @@ def add_network_arguments(
 ) -> None:
   """Adds the flags that name a trained network."""
   parser.add_argument(
-    "--workdir", type=pathlib.Path, metavar="DIR", help="folder of a run"
+    "--workdir", type=path, metavar="DIR", help="folder of a run"
+  )
+  parser.add_argument(
+    "--checkpoint",
+    default="newest",
+    metavar="best|STEP",
+    help="which one of the run; the newest by default",
   )
   parser.add_argument(
     "--weights",
     metavar="FILE",
-    help=".safetensors, .pth, a Flax checkpoint or hf-hub:owner/repository",
+    help=".safetensors, .pth, a Flax checkpoint, one of a run's or "
+    "hf-hub:owner/repository",
   )
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
-  parser.add_argument(
-    "--config", type=pathlib.Path, metavar="FILE", help=config_help
-  )
+  parser.add_argument("--config", type=path, metavar="FILE", help=config_help)
 
 
 def check_network_arguments(args: argparse.Namespace) -> None:
@@ -80,24 +91,37 @@ def check_network_arguments(args: argparse.Namespace) -> None:
   for flag in ("model", "config"):
     if args.workdir is not None and getattr(args, flag) is not None:
       raise InputError(f"--{flag} is that of --weights: a run says its own")
+  if args.workdir is None and args.checkpoint != "newest":
+    raise InputError("--checkpoint is one of a run: give its --workdir")
+
+
+def weights_of(args: argparse.Namespace) -> str | pathlib.Path:
+  """Returns the checkpoint of the run, or the weights, that the flags name.
+
+  Raises:
+    InputError: if there is no such run or checkpoint.
+  """
+  check_network_arguments(args)
+  if args.workdir is None:
+    return args.weights
+  storage.read_config(args.workdir)  # A folder that is no run ends here.
+  with reported_as("--workdir"):
+    return files.find_checkpoint(args.workdir, args.checkpoint)
 
 
 def load_predictor(args: argparse.Namespace) -> "predictor.Predictor":
   """Returns the trained network that the flags name, ready for images."""
-  check_network_arguments(args)
-  if args.workdir is not None:
-    storage.read_config(args.workdir)  # A folder that is no run ends here.
+  weights = weights_of(args)
   with reported_as("--weights" if args.workdir is None else "--workdir"):
-    return predictor.Predictor.of(_load_weights(args))
+    return predictor.Predictor.of(_load_weights(args, weights))
 
 
-def _load_weights(args: argparse.Namespace) -> "pretrained.Pretrained":
-  if args.workdir is not None:
-    return pretrained.load_pretrained(args.workdir)
+def _load_weights(
+  args: argparse.Namespace, weights: str | pathlib.Path
+) -> "pretrained.Pretrained":
   if args.config is None:
-    if not args.weights.startswith(hub.PREFIX):
-      check_model_is_given(args.weights, args.model)
-    return pretrained.load_pretrained(args.weights, args.model)
+    check_model_is_given(weights, args.model)
+    return pretrained.load_pretrained(weights, args.model)
   overrides = [] if args.model is None else [f"model.name={args.model}"]
   config = schema.load_recipe(args.config, overrides).to_dict()
   return dataclasses.replace(
@@ -109,14 +133,28 @@ def _load_weights(args: argparse.Namespace) -> "pretrained.Pretrained":
 def load_weights_of_recipe(
   weights: str | pathlib.Path, config: Mapping[str, Any]
 ) -> "pretrained.Pretrained":
-  """Returns weights in the network of a config, with their own classes."""
-  fields = {k: v for k, v in config["model"].items() if k != "num_classes"}
+  """Returns weights in the network of a config, with their own classes.
+
+  Raises:
+    InputError: for a config whose sections cannot be.
+    WeightsError: if the weights cannot be read or are not of this network.
+  """
+  recipe = schema.build("config", setup.Recipe, config)
+  fields = {k: v for k, v in recipe.model.items() if k != "num_classes"}
+  schema.build(
+    "config.model", models.create_model, fields, fields_of=models.ResNet
+  )
   return pretrained.load_pretrained(weights, fields.pop("name"), **fields)
 
 
-def check_model_is_given(weights: Any, model: str | None) -> None:
-  """Raises InputError unless --model names the network of a weight file."""
-  if model is None:
+def check_model_is_given(
+  weights: str | pathlib.Path, model: str | None
+) -> None:
+  """Raises InputError unless --model or the weights name the network."""
+  says_it = str(weights).startswith(hub.PREFIX) or any(
+    (path(str(weights)) / name).exists() for name in ("config.json", "about")
+  )
+  if model is None and not says_it:
     raise InputError(
       f"{weights} does not say of which network: give --model NAME"
     )
@@ -257,6 +295,8 @@ def _silence_libraries() -> None:
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
   warnings.formatwarning = _format_warning
+  # matplotlib, of a font that has one weight.
+  logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
   # Python's tracker, a process, of shared memory that Grain frees a moment too
   # late, and which it then frees.
   ours, others = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS")

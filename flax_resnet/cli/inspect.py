@@ -25,7 +25,7 @@ with epy.lazy_imports():
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=flags.path,
     nargs="+",
     metavar="DIR",
     help="folder of a run, or of several that are compared",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--out",
-    type=pathlib.Path,
+    type=flags.path,
     metavar="DIR",
     help="where to write; by default the workdir, or runs/untrained, or "
     "runs/compared",

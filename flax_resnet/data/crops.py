@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from flax_resnet.data.decoding import decode, LazyImage
+from flax_resnet.data.decoding import decode, LazyImage, MAX_PIXELS
 
 # From a record's image, and the generator of its position in the run, to uint8
 # [h, w, c].
@@ -18,6 +18,7 @@ def center_crop(
   size: int,
   fraction: float = 1.0,
   interpolation: str = "bilinear",
+  max_pixels: int = MAX_PIXELS,
 ) -> Transform:
   """Returns a transform that cuts the center out of an image.
 
@@ -31,11 +32,12 @@ def center_crop(
     fraction: share of the short side that is kept: 1 (default) for all of it,
       0.875 (224 of 256) for ImageNet.
     interpolation: name of one of Pillow's: "bilinear" (default), "bicubic".
+    max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
   """
 
   def transform(image, rng):
     del rng
-    pixels = decode(image, channels)
+    pixels = decode(image, channels, max_pixels)
     height, width = pixels.shape[:2]
     short = round(size / fraction)
     if height == width == size == short:
@@ -75,6 +77,7 @@ def random_resized_crop(
   size: int,
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  max_pixels: int = MAX_PIXELS,
 ) -> Transform:
   """Returns a transform that cuts a random part out of an image.
 
@@ -88,10 +91,11 @@ def random_resized_crop(
       (0.08, 1).
     ratio: range of its width over its height, drawn log-uniformly; default
       (3/4, 4/3).
+    max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
   """
 
   def transform(image, rng):
-    lazy = LazyImage(image, channels)
+    lazy = LazyImage(image, channels, max_pixels)
     box = random_box(lazy.height, lazy.width, scale, ratio, rng)
     return lazy.resized_crop(*box, size=size)
 

@@ -1,11 +1,12 @@
 """A data set: its records, what is done to them, its batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import itertools
 import math
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from etils import epy
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from flax_resnet.data import crops, pipeline, sources
 from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import FolderSource
+from flax_resnet.data.identity import check_unchanged, Identity, identity
 from flax_resnet.data.order import HostShard, Order
 from flax_resnet.data.pipeline import (
   ArrayReader,
@@ -31,6 +33,7 @@ with epy.lazy_imports():  # Slow to import, and not every data set needs it.
 
 MAX_IMAGE_SIZE = math.isqrt(MAX_PIXELS)
 ImageSize = Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+MaxPixels = Annotated[int, Range(minimum=1)]
 
 
 class SkipCounter:
@@ -171,10 +174,12 @@ class Dataset:
   Attributes:
     train: split to train on.
     eval: split to evaluate on.
+    identity: what tells the records of both apart from other data.
   """
 
   train: Split
   eval: Split
+  identity: Mapping[str, Identity]
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -188,41 +193,80 @@ class Dataset:
     return self.train.source.class_names
 
 
-def load(section: Mapping[str, Any], *, num_classes: int) -> Dataset:
+def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
   """Opens the data set that a recipe describes.
 
   Args:
     section: section `data` of a config: its keys are the keyword arguments of
-      `open_sources`, `make_policy`, `ReadOptions`, `make_train_split` and
-      `make_eval_split`, which describe them.
-    num_classes: classes of the network; the data set must have as many.
+      the functions in `SECTION`, which describe them.
+    num_classes: classes of the network; the data set must have as many. None
+      for those of the data set.
 
   Raises:
     InputError: for a key or a value that cannot be, and for a data set that is
       not there or has other classes.
   """
-  for_sources, for_policy, for_reading, for_train, for_eval = arguments(
-    "config.data",
-    section,
-    *SECTION,
-    given=(
-      *("num_classes", "source", "operations", "options"),
-      *("channels", "interpolation", "fill"),
-    ),
+  for_source, for_policy, for_reading, for_train, for_eval, _ = arguments(
+    "config.data", section, *SECTION, given=_GIVEN
   )
   with reported_as("config.data"):
-    train, evaluation = open_sources(num_classes=num_classes, **for_sources)
+    train = open_source("train", num_classes, (), **for_source)
+    names = train.class_names
+    evaluation = open_source("eval", num_classes, names, **for_source)
+    if num_classes not in (None, len(names)):
+      raise ValueError(
+        f"data set {for_source['name']!r} has {len(names)} classes and the "
+        f"model {num_classes}: set config.model.num_classes to {len(names)}"
+      )
     operations = make_policy(channels=train.channels, **for_policy)
     options = ReadOptions(**for_reading)
     return Dataset(
       make_train_split(train, operations, options, **for_train),
       make_eval_split(evaluation, options, **for_eval),
+      {"train": identity(train), "eval": identity(evaluation)},
     )
 
 
-def open_sources(
+def load_eval(
+  section: Mapping[str, Any],
   *,
   num_classes: int,
+  class_names: Sequence[str] = (),
+) -> Split:
+  """Opens the evaluation split of a data set; there need be no other.
+
+  Args:
+    section: section `data` of a config, as in `load`.
+    num_classes: classes of the network, for synthetic data.
+    class_names: names of the classes of an image folder by label; by default
+      those of the training split, if it is there, or else of this one.
+
+  Raises:
+    InputError: as `load` does.
+  """
+  for_source, _, for_reading, _, for_eval, _ = arguments(
+    "config.data", section, *SECTION, given=_GIVEN
+  )
+  if for_source["name"] == "folder" and not class_names:
+    with contextlib.suppress(OSError, ValueError):
+      class_names = open_source("train", None, (), **for_source).class_names
+  with reported_as("config.data"):
+    source = open_source("eval", num_classes, class_names, **for_source)
+    return make_eval_split(source, ReadOptions(**for_reading), **for_eval)
+
+
+# Arguments of the functions in `SECTION` that are not keys of a config.
+_GIVEN = (
+  *("part", "num_classes", "class_names", "source", "operations", "options"),
+  *("channels", "interpolation", "fill", "before", "now"),
+)
+
+
+def open_source(
+  part: Literal["train", "eval"],
+  num_classes: int | None,
+  class_names: Sequence[str],
+  *,
   name: str,
   train_split: str,
   eval_split: str,
@@ -231,11 +275,15 @@ def open_sources(
   root: str | None = None,
   split_seed: Annotated[int, Range(minimum=0)] = 0,
   on_error: OnError = "stop",
-) -> tuple[Source, Source]:
-  """Returns the records to train on and those to evaluate on.
+  max_pixels: MaxPixels = MAX_PIXELS,
+) -> Source:
+  """Returns the records to train on, or those to evaluate on.
 
   Args:
-    num_classes: classes of the network; the data set must have as many.
+    part: "train" for those of `train_split`, "eval" for those of `eval_split`.
+    num_classes: number of classes of synthetic images.
+    class_names: names of the classes of an image folder, by label; none for
+      those of its folders.
     name: "folder" for a folder of images, see `FolderSource`; "npz" for arrays,
       see `open_npz`; "digits", which is prepared at its first use; "synthetic";
       or the name of a TFDS image-classification set that is prepared as
@@ -250,39 +298,40 @@ def open_sources(
       default 0.
     on_error: "stop" (default) at a class that has no image in its folder, or
       "skip" to go without.
+    max_pixels: largest number of pixels of an image; default 89,478,485, which
+      is Pillow's: a larger one may be a file that is made to fill the memory.
 
   Raises:
-    ValueError: for a name or split that cannot be, or other classes.
+    ValueError: for a name or split that cannot be.
     FileNotFoundError: if the set is not there.
   """
   data_dir = data_dir and os.path.expanduser(data_dir)
   if name == "digits":
     tfds.prepare_digits(data_dir)
-
-  def open_split(split: str, class_names: Sequence[str] | None) -> Source:
-    if name == "synthetic":
-      return sources.open_synthetic(split, image_size, num_classes)
-    if name not in ("folder", "npz"):
-      return tfds.TFDSSource(name, split, data_dir)
-    if root is None:
+  split = train_split if part == "train" else eval_split
+  if name == "synthetic":
+    if num_classes is None:
       raise ValueError(
-        f"root is None: give where the {name} is, --config.data.root=…"
+        "synthetic images have as many classes as the network: set "
+        "config.model.num_classes"
       )
-    if name == "npz":
-      return sources.open_npz(root, split)
-    return FolderSource(
-      root, split, seed=split_seed, class_names=class_names, on_error=on_error
-    )
-
-  train = open_split(train_split, class_names=None)
-  evaluation = open_split(eval_split, class_names=train.class_names)
-  if len(train.class_names) != num_classes:
+    return sources.open_synthetic(split, image_size, num_classes)
+  if name not in ("folder", "npz"):
+    return tfds.TFDSSource(name, split, data_dir)
+  if root is None:
     raise ValueError(
-      f"data set {name!r} has {len(train.class_names)} classes and the model "
-      f"{num_classes}: set config.model.num_classes to "
-      f"{len(train.class_names)}"
+      f"root is None: give where the {name} is, --config.data.root=…"
     )
-  return train, evaluation
+  if name == "npz":
+    return sources.open_npz(root, split)
+  return FolderSource(
+    root,
+    split,
+    seed=split_seed,
+    class_names=class_names,
+    on_error=on_error,
+    max_pixels=max_pixels,
+  )
 
 
 def make_train_split(
@@ -296,6 +345,7 @@ def make_train_split(
   crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
   repeated_augmentation: Count = 1,
   on_error: OnError = "stop",
+  max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
 ) -> Split:
   """Returns the split to train on.
@@ -316,6 +366,7 @@ def make_train_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       train on the next one in its place.
+    max_pixels: largest number of pixels of an image, see `open_sources`.
     in_memory: whether to decode all images once and keep them, for small sets;
       default False.
 
@@ -342,13 +393,15 @@ def make_train_split(
 
   random = bool(random_resized_crop or operations or early_image_sizes)
   if in_memory and random:
-    source = sources.DecodedSource(source)
+    source = sources.DecodedSource(source, max_pixels)
 
   def reader(size: int) -> RecordReader:
     if random_resized_crop:
-      crop = crops.random_resized_crop(source.channels, size, (low, high))
+      crop = crops.random_resized_crop(
+        source.channels, size, (low, high), max_pixels=max_pixels
+      )
     else:
-      crop = crops.center_crop(source.channels, size)
+      crop = crops.center_crop(source.channels, size, max_pixels=max_pixels)
 
     def transform(image, rng):
       pixels = crop(image, rng)
@@ -377,6 +430,7 @@ def make_eval_split(
   eval_image_size: ImageSize | None = None,
   center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
   on_error: OnError = "stop",
+  max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
 ) -> Split:
   """Returns the split to evaluate on.
@@ -393,10 +447,13 @@ def make_eval_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
+    max_pixels: largest number of pixels of an image, see `open_sources`.
     in_memory: whether to decode all images once and keep them; default False.
   """
   size = eval_image_size or image_size
-  crop = crops.center_crop(source.channels, size, center_crop_fraction)
+  crop = crops.center_crop(
+    source.channels, size, center_crop_fraction, max_pixels=max_pixels
+  )
   reader = RecordReader(source, crop, (size, size, source.channels), on_error)
   split = Split(source, reader, options, on_error=on_error)
   return split.in_memory() if in_memory else split
@@ -404,9 +461,10 @@ def make_eval_split(
 
 # The functions whose keyword arguments are the keys of `config.data`.
 SECTION = (
-  open_sources,
+  open_source,
   make_policy,
   ReadOptions,
   make_train_split,
   make_eval_split,
+  check_unchanged,
 )

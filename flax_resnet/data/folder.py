@@ -1,5 +1,6 @@
 """An image folder as a source: a folder a class."""
 
+import collections
 from collections.abc import Iterator, Sequence
 import contextlib
 import operator
@@ -7,7 +8,10 @@ import os
 import pathlib
 import stat
 from typing import SupportsIndex
+import warnings
 
+from flax_resnet.data.decoding import ENDINGS, FORMATS, MAX_PIXELS
+from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.data.sources import (
   OnError,
   parse_split,
@@ -16,12 +20,7 @@ from flax_resnet.data.sources import (
 )
 from flax_resnet.errors import ImageError, listing
 
-# Files with these endings are taken for images.
-ENDINGS = (
-  *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-  *(".ppm", ".pgm"),
-)
-# What a TIFF of `decoding.MAX_PIXELS` with 16 bits a channel has.
+# What a TIFF of `MAX_PIXELS` with 16 bits a channel has.
 MAX_FILE_BYTES = 2**30
 
 
@@ -40,6 +39,7 @@ class FolderSource:
       the folders, sorted.
     on_error: "stop" (default) to raise for a class without an image, "skip" to
       keep its label.
+    max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
 
   Raises:
     ValueError: if there are no classes, or not those of `class_names`.
@@ -56,15 +56,19 @@ class FolderSource:
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     on_error: OnError = "stop",
+    max_pixels: int = MAX_PIXELS,
   ):
+    self._max_pixels = max_pixels
     folder = _folder_of_split(pathlib.Path(os.path.expanduser(root)), split)
+    self._folder = folder
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
     _check_classes(folder, found, self.class_names, on_error)
+    others = collections.Counter()
     files = [
       (path, label)
       for label, name in enumerate(self.class_names)
-      for path in sorted(images_below(folder / name))
+      for path in sorted(images_below(folder / name, others))
     ]
     labels = [label for _, label in files]
     empty = sorted(set(range(len(self.class_names))) - set(labels))
@@ -81,13 +85,14 @@ class FolderSource:
     if part:
       chosen = stratified_order(labels, seed)[chosen]
     self._files = [files[index] for index in chosen]
+    warn_of_others(folder, others)
 
   def __len__(self) -> int:
     return len(self._files)
 
   def __getitem__(self, index: SupportsIndex) -> Record:
     path, label = self._files[operator.index(index)]
-    image = read_file(path)
+    image = read_file(path, self._max_pixels)
     if not image:
       raise ImageError("the file is empty")
     if image.startswith(b"GIF8") and not path.lower().endswith(".gif"):
@@ -98,6 +103,13 @@ class FolderSource:
   def name(self, index: SupportsIndex) -> str:
     """Returns the path of a record's file."""
     return self._files[operator.index(index)][0]
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart: relative names and labels."""
+    start = len(f"{self._folder}{os.sep}")
+    names = "\0".join([path[start:] for path, _ in self._files])
+    labels = [label for _, label in self._files]
+    return identity_of_labels(self.class_names, labels, os.fsencode(names))
 
 
 def _folder_of_split(root: pathlib.Path, split: str) -> pathlib.Path:
@@ -148,11 +160,18 @@ def _check_classes(
     )
 
 
-def images_below(folder: str | os.PathLike) -> Iterator[str]:
-  """Yields the image files in a folder and below.
+def images_below(
+  folder: str | os.PathLike, others: collections.Counter[str] | None = None
+) -> Iterator[str]:
+  """Yields the image files in a folder and below, by their endings.
 
   Links are followed. Each folder is visited once, as links may lead in circles;
   one that cannot be read counts as empty.
+
+  Args:
+    folder: path of the folder.
+    others: counter of the endings of files that are not yielded and not hidden,
+      which is added to; None (default) for none.
   """
   waiting, visited = [os.fspath(folder)], set()
   while waiting:
@@ -167,16 +186,42 @@ def images_below(folder: str | os.PathLike) -> Iterator[str]:
           # A link to itself is an error to `entry.is_dir`.
           if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             waiting.append(entry.path)
-          elif _is_image(entry.name):
+          elif is_image(entry.name):
             yield entry.path
+          elif others is not None and not entry.name.startswith("."):
+            others[os.path.splitext(entry.name)[1].lower()] += 1
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+  """Returns whether a file is taken for an image by its name."""
   return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
-def read_file(path: str | os.PathLike) -> bytes:
+def warn_of_others(
+  folder: str | os.PathLike, others: collections.Counter[str]
+) -> None:
+  """Warns of the files that `images_below` has not yielded, by their endings.
+
+  Not of each: a folder of photographs may have a note beside each of them.
+  """
+  if not others:
+    return
+  counts = (f"{ending or 'none'} {n:,}" for ending, n in others.most_common())
+  hint = ""
+  if "HEIF" not in FORMATS and others.keys() & {".heic", ".heif"}:
+    hint = "; pip install 'flax_resnet[heic]' reads HEIC"
+  warnings.warn(
+    f"{folder}: files left out by their endings: {listing(counts)}{hint}",
+    stacklevel=2,
+  )
+
+
+def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> bytes:
   """Returns the content of an image file.
+
+  Args:
+    path: path of the file.
+    max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
 
   Raises:
     ImageError: if it cannot be read, or is longer than any image is.
@@ -186,10 +231,11 @@ def read_file(path: str | os.PathLike) -> bytes:
     # A pipe would be waited for, and a device may have no end.
     if not stat.S_ISREG(status.st_mode):
       raise ImageError("the file cannot be read: it is a pipe or a device")
-    if status.st_size > MAX_FILE_BYTES:
+    limit = MAX_FILE_BYTES * max(max_pixels, MAX_PIXELS) // MAX_PIXELS
+    if status.st_size > limit:
       raise ImageError(
-        f"the file has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}: "
-        "it would fill the memory"
+        f"the file has {status.st_size:,} bytes, more than {limit:,}: it would "
+        "fill the memory"
       )
     with open(path, "rb") as file:
       # No more than was checked; Python takes the memory for it beforehand.

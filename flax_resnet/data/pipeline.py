@@ -21,7 +21,7 @@ import numpy as np
 from flax_resnet.data.crops import Transform
 from flax_resnet.data.order import generator, HostShard, Order
 from flax_resnet.data.sources import ArraySource, OnError, Source
-from flax_resnet.errors import ImageError
+from flax_resnet.errors import ImageError, RunError
 from flax_resnet.schema import Range
 
 # {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}
@@ -286,7 +286,21 @@ def _batches(
       ),
       worker_init_fn=_warn_as_here(),
     )
-  return iter(chunks.batch(per_batch, batch_fn=_join))
+  return _until_killed(iter(chunks.batch(per_batch, batch_fn=_join)))
+
+
+def _until_killed(batches: Iterator[Batch]) -> Iterator[Batch]:
+  """Yields batches; raises RunError when a process that reads them is gone."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if "terminated unexpectedly" not in str(error):  # Grain's words.
+      raise
+    raise RunError(
+      "a process that reads images was killed, as the system does when memory "
+      "runs out: use a smaller config.data.num_workers; a run continues from "
+      "its last checkpoint"
+    ) from error
 
 
 def _warn_as_here() -> Callable[[int, int], None]:

@@ -1,10 +1,10 @@
 """Records by index: step 1 of the way of a batch.
 
-A source of one's own is any class with the four members of `Source`. A folder
-of images is in `data.folder`, a TFDS set in `data.tfds`.
+A source of one's own is any class with the members of `Source`. A folder of
+images is in `data.folder`, a TFDS set in `data.tfds`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import operator
 import os
 from typing import (
@@ -18,7 +18,8 @@ from typing import (
 from etils import epy
 import numpy as np
 
-from flax_resnet.data.decoding import decode
+from flax_resnet.data.decoding import decode, MAX_PIXELS
+from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.errors import ImageError
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
@@ -94,6 +95,10 @@ class SyntheticSource:
   def name(self, index: SupportsIndex) -> str:
     return f"synthetic image {operator.index(index)}"
 
+  def identity(self) -> Identity:
+    """Returns what tells these records apart from others."""
+    return {"classes": len(self.class_names), "shape": list(self._shape)}
+
 
 def open_synthetic(
   split: str, image_size: int, num_classes: int
@@ -117,18 +122,25 @@ def open_synthetic(
 
 
 class DecodedSource:
-  """Another source, decoded once; broken images fail when they are used."""
+  """Another source, decoded once; broken images fail when they are used.
 
-  def __init__(self, source: Source):
+  Args:
+    source: the records.
+    max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
+  """
+
+  def __init__(self, source: Source, max_pixels: int = MAX_PIXELS):
     self.channels = source.channels
     self.class_names = source.class_names
     self._source = source
+    self._max_pixels = max_pixels
     self._records = [self._decoded(index) for index in range(len(source))]
 
   def _decoded(self, index: int) -> Record | None:
     try:
       record = self._source[index]
-      return {**record, "image": decode(record["image"], self.channels)}
+      pixels = decode(record["image"], self.channels, self._max_pixels)
+      return {**record, "image": pixels}
     except ImageError:
       return None
 
@@ -193,6 +205,12 @@ class ArraySource:
   def name(self, index: SupportsIndex) -> str:
     return f"image {operator.index(index)} of {self._title}"
 
+  def identity(self) -> Identity:
+    """Returns what tells these records apart from others."""
+    shape = f"{self.images.shape[1:]}".encode()
+    images = np.ascontiguousarray(self.images)
+    return identity_of_labels(self.class_names, self.labels, shape, images)
+
 
 def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
   """Returns a split of the arrays in a NumPy file.
@@ -245,7 +263,10 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     title=f"{base} in {path}",
   )
   return ArraySource(
-    whole.images[indices], whole.labels[indices], whole.class_names
+    whole.images[indices],
+    whole.labels[indices],
+    whole.class_names,
+    title=f"{split} in {path}",
   )
 
 
@@ -260,10 +281,6 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
   Raises:
     ValueError: if there is no such part, or nothing in it.
   """
-  problem = (
-    f"there is no split {split!r}: use one of {', '.join(sizes)}, or a part of "
-    "one that is not empty, such as 'train[:90%]'"
-  )
   infos = tfds.core.SplitDict(
     [
       tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
@@ -273,7 +290,7 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
   try:
     pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
   except (ValueError, AssertionError, NotImplementedError) as error:
-    raise ValueError(problem) from error
+    raise ValueError(no_split(split, sizes, error)) from error
   names = {piece.splitname for piece in pieces}
   indices = [
     index
@@ -281,8 +298,31 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
     for index in range(sizes[piece.splitname])[piece.from_ : piece.to]
   ]
   if len(names) > 1 or not indices:
-    raise ValueError(problem)
+    raise ValueError(no_split(split, sizes))
   return names.pop(), np.asarray(indices)
+
+
+def no_split(
+  split: str, sizes: Mapping[str, int], error: Exception | None = None
+) -> str:
+  """Returns a sentence on a split that is not there, or has no records.
+
+  Args:
+    split: a split in the notation of TFDS.
+    sizes: number of records of each split that there is.
+    error: what TFDS says about it, if anything.
+  """
+  base = split.split("[")[0]
+  empty = error is None or "incompatible" in str(error)  # TFDS's word.
+  if empty and base in sizes and "+" not in split:
+    return (
+      f"split {split!r} is empty, of the {sizes[base]:,} records of {base!r}: "
+      "use another part, such as 'train[:90%]'"
+    )
+  return (
+    f"there is no split {split!r}: use one of {', '.join(sizes)}, or a part of "
+    "one, such as 'train[:90%]'"
+  )
 
 
 def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:

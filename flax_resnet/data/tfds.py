@@ -17,8 +17,9 @@ from PIL import Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
 
-from flax_resnet.data.sources import Record
-from flax_resnet.errors import suggestion
+from flax_resnet.data.identity import Identity
+from flax_resnet.data.sources import no_split, Record
+from flax_resnet.errors import ImageError, suggestion
 
 with epy.lazy_imports():  # Slow to import, and needed only once.
   from sklearn import datasets as sklearn_datasets
@@ -37,18 +38,21 @@ class TFDSSource:
   Args:
     name: name of the set: "cifar10", "cifar10:3.0.2".
     split: a split in the notation of TFDS: "train", "train[:90%]".
-    data_dir: folder that holds the set; None for TFDS's own default.
+    data_dir: folder that holds the set, "~" for the home; None for TFDS's own
+      default.
 
   Raises:
-    ValueError: if there is no such split, if the set is not one of labeled
-      images, or if it was prepared in another format.
+    ValueError: if there is no such split or nothing in it, if the set is not
+      one of labeled images, or if it was prepared in another format.
     FileNotFoundError: if the set is not there.
   """
 
   def __init__(self, name: str, split: str, data_dir: str | None):
     # TFDS hides the types of what is used here behind decorators.
     decode: Any = tfds.decode
-    builder: Any = _open_builder(name, data_dir)
+    builder: Any = _open_builder(
+      name, data_dir and os.path.expanduser(data_dir)
+    )
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
       raise ValueError(
         f"data set {name!r} in {builder.data_path} is stored as "
@@ -67,17 +71,28 @@ class TFDSSource:
         "use an image-classification set, with an 'image' and a class as "
         "'label'"
       )
-    try:
-      self._records = builder.as_data_source(
-        split, decoders={"image": decode.SkipDecoding()}
-      )
-    except (ValueError, AssertionError) as error:
+    if features["image"].np_dtype not in (np.uint8, np.uint16):
+      # TFDS writes the bits of floats as the colors of a PNG.
       raise ValueError(
-        f"data set {name!r} has no split {split!r}: use one of "
-        f"{', '.join(builder.info.splits)}, or a part that is not empty, such "
-        "as 'train[:90%]'"
-      ) from error
+        f"data set {name!r} has images of "
+        f"{np.dtype(features['image'].np_dtype)}: use one of uint8 or uint16"
+      )
+    splits = builder.info.splits
+    sizes = {key: info.num_examples for key, info in splits.items()}
+    try:
+      self._parts = splits[split].file_instructions
+    except (ValueError, AssertionError) as error:
+      problem = no_split(split, sizes, error)
+      raise ValueError(f"data set {name!r}: {problem}") from error
+    takes = [part.take for part in self._parts]
+    if min(takes, default=0) <= 0:  # Of [10:5] TFDS takes -5.
+      raise ValueError(f"data set {name!r}: {no_split(split, sizes)}")
+    self._ends = np.cumsum(takes)
+    self._records = builder.as_data_source(
+      split, decoders={"image": decode.SkipDecoding()}
+    )
     self._title = f"{name} {split} in {builder.data_path}"
+    self._identity = {"data set": builder.info.full_name, "splits": sizes}
     self.channels = 1 if features["image"].shape[-1] == 1 else 3
     self.class_names = features["label"].names
 
@@ -85,11 +100,30 @@ class TFDSSource:
     return len(self._records)
 
   def __getitem__(self, index: SupportsIndex) -> Record:
-    record = self._records[index]
+    index = operator.index(index)
+    try:
+      record = self._records[index]
+    except (IndexError, MemoryError):
+      raise
+    except Exception as error:  # array_record and protobuf: whatever they meet.
+      raise ImageError(
+        f"{self._place(index)} cannot be read: {error}"
+      ) from error
     return {"image": record["image"], "label": int(record["label"])}
+
+  def _place(self, index: int) -> str:
+    """Returns the file that holds a record, and the record's number in it."""
+    number = int(np.searchsorted(self._ends, index, side="right"))
+    part = self._parts[number]
+    first = self._ends[number] - part.take
+    return f"{part.filename}, its record {part.skip + index - first},"
 
   def name(self, index: SupportsIndex) -> str:
     return f"record {operator.index(index)} of {self._title}"
+
+  def identity(self) -> Identity:
+    """Returns what tells these records apart: set, version, split sizes."""
+    return self._identity
 
 
 def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -107,6 +141,11 @@ def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       f"data set {name!r} is not prepared in "
       f"{data_dir or constants.DATA_DIR}: run 'python -m flax_resnet prepare "
       f"{name}{where}', or set config.data.data_dir to the folder that holds it"
+    ) from error
+  except Exception as error:  # Readers of JSON: whatever they meet.
+    raise ValueError(
+      f"data set {name!r} in {data_dir or constants.DATA_DIR} is damaged "
+      f"({error}): prepare it again"
     ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from flax_resnet import plots, sharding, storage
+from flax_resnet import fonts, plots, sharding, storage
 from flax_resnet.errors import InputError
 from flax_resnet.insight.mistakes import find_mistakes, Mistakes
 from flax_resnet.insight.probe import Probe, probe
@@ -18,6 +18,7 @@ from flax_resnet.models.variables import initial_variables, Variables
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.setup import Run, set_up
 from flax_resnet.weights import load_pretrained
+from flax_resnet.weights.files import find_checkpoint
 
 _STYLES: plots.Styles = {
   "before training": {"color": plots.BEFORE},
@@ -33,7 +34,7 @@ class TrainedRun:
 
   Attributes:
     run: the parts of the run, on one device.
-    step: step of its latest checkpoint.
+    step: step of its newest sound checkpoint.
     before: variables before the first step.
     after: variables of that checkpoint; the average in a run with `ema_decay`.
   """
@@ -54,10 +55,10 @@ class TrainedRun:
     """
     config = storage.read_config(workdir)
     run = set_up(config, sharding.make_mesh(jax.local_devices()[:1]))
-    after = load_pretrained(workdir).variables
-    step = storage.checkpoint_steps(workdir / "checkpoints")[0]
+    checkpoint = find_checkpoint(workdir)
+    after = load_pretrained(checkpoint).variables
     before, _ = start_from_weights(run, run.drawn_state())
-    return cls(run, step, before.variables, after)
+    return cls(run, int(checkpoint.name), before.variables, after)
 
   @property
   def title(self) -> str:
@@ -197,6 +198,7 @@ def draw_responses(
 def _draw_mistakes(
   mistakes: Mistakes, class_names: Sequence[str], title: str, out: pathlib.Path
 ) -> list[pathlib.Path]:
+  class_names = fonts.drawable_names(class_names)
   captions = []
   for mistake in mistakes.most_confident:
     probability = mistake.probability

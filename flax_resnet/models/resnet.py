@@ -214,10 +214,12 @@ class ResNet(nn.Module):
     """Applies the blocks of a stage, with `scan` the equal ones in a loop."""
 
     def apply(block, x, drop_rate):
-      return block(x, drop_rate, train=train)
+      # The rate stays a number: a block that drops nothing needs no key.
+      def compute(block, x):
+        return block(x, drop_rate, train=train)
 
-    if self.remat:
-      apply = nn.remat(apply)
+      return (nn.remat(compute) if self.remat else compute)(block, x)
+
     unrolled = 1 if self.scan else len(options)
     for number in range(unrolled):
       block = self._block(f"{stage}_block{number + 1}", **options[number])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from flax import linen as nn
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -99,4 +100,7 @@ def _pad_channels(x: Array, features: int, strides: int) -> Array:
       'channels: use shortcut="projection"'
     )
   channels = (missing // 2, missing - missing // 2)
-  return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), channels))
+  if strides > 1:
+    # x[:, ::strides, ::strides], which would be a gather in `jax.export`.
+    x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, strides, strides, 1))
+  return jnp.pad(x, ((0, 0), (0, 0), (0, 0), channels))

@@ -10,6 +10,7 @@ A checkpoint is a folder that takes its name, the step, once it is complete:
 from collections.abc import Iterator, Mapping
 import contextlib
 import itertools
+import math
 import pathlib
 from typing import Any
 
@@ -18,9 +19,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from flax_resnet import storage
-from flax_resnet.errors import InputError, RunError
-from flax_resnet.models.variables import mismatch, named_leaves
+from flax_resnet.errors import InputError, reported_as, RunError
+from flax_resnet.models.variables import mismatch, named_leaves, unstack
 from flax_resnet.training.state import TrainState
+from flax_resnet.weights import files
+
+# Of the arrays: what they are, and the merged index of all their parts.
+_PARTS = ("_METADATA", "manifest.ocdbt")
 
 
 class DigestingHandler(ocp.StandardCheckpointHandler):
@@ -40,6 +45,9 @@ class DigestingHandler(ocp.StandardCheckpointHandler):
 class Checkpoints:
   """The checkpoints of a run, written in the background.
 
+  The first is read back whole, as whoever predicts reads it; of the others it
+  is checked that every file is there.
+
   Args:
     directory: folder of the checkpoints, which is made if it is not there.
     keep: number of the latest to keep; the best by `val/top1` stays as well.
@@ -47,6 +55,8 @@ class Checkpoints:
 
   def __init__(self, directory: pathlib.Path, keep: int):
     self._directory = directory
+    self._unchecked = None  # The newest one, which may be being written.
+    self._read_back = False
     latest = preservation_policy.LatestN(keep)
     best = preservation_policy.BestN(get_metric_fn=_top1, n=1)
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -69,6 +79,16 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     """Returns the step of the latest complete checkpoint, if there is one."""
     return self._manager.latest_step()
+
+  def about(self, step: int) -> dict[str, Any]:
+    """Returns the part of a checkpoint that is not arrays.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    path = self._directory / str(step) / "about" / "metadata"
+    with reported_as(str(path)):
+      return storage.read_json(path)
 
   def save(
     self, state: TrainState, metrics: Mapping[str, float], about: Any
@@ -93,6 +113,36 @@ class Checkpoints:
         ),
         metrics=dict(metrics),
       )
+      self._check_written()  # Orbax has waited for the one before.
+      self._unchecked = self._directory / str(int(state.step))
+      if not self._read_back:
+        self._manager.wait_until_finished()
+        self._check_written()
+        self._check_reads_as(state)
+        self._read_back = True
+
+  def _check_written(self) -> None:
+    """Raises OSError unless all of the newest complete checkpoint is there."""
+    folder, self._unchecked = self._unchecked, None
+    if folder is None or jax.process_index() > 0:
+      return
+    for name in ("about/metadata", *(f"state/{name}" for name in _PARTS)):
+      if not (folder / name).is_file():
+        raise OSError(f"{folder / name} was not written")
+    if missing := storage.missing_file(folder / "state"):
+      raise OSError(f"{folder / 'state' / missing} is gone")
+
+  def _check_reads_as(self, state: TrainState) -> None:
+    """Raises OSError unless the checkpoint of a state reads as this state."""
+    if jax.process_index() > 0:
+      return
+    found = named_leaves(
+      files.read_checkpoint(self._directory / str(int(state.step)))
+    )
+    wanted = named_leaves(unstack(jax.device_get(state.eval_variables)))
+    for name, array in wanted.items():
+      if name not in found or found[name].tobytes() != array.tobytes():
+        raise OSError(f"{name} was not read back as it was written")
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """Returns the state of a checkpoint, on the devices that `like` is on.
@@ -133,11 +183,13 @@ class Checkpoints:
     """Waits for the checkpoint that is being written."""
     with self._write_errors_reported():
       self._manager.wait_until_finished()
+      self._check_written()
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written, and ends the writing."""
     with self._write_errors_reported():
       self._manager.close()
+      self._check_written()
 
   @contextlib.contextmanager
   def _write_errors_reported(self) -> Iterator[None]:
@@ -170,46 +222,24 @@ def quarantine_damaged(directory: pathlib.Path) -> str:
   Raises:
     InputError: if there are checkpoints and none is sound.
   """
-  steps = storage.checkpoint_steps(directory)
-  damaged = {}
-  for folder in (directory / str(step) for step in steps):
-    if (found := damage(folder)) is None:
-      break
-    damaged[folder] = found
+  sound, damaged = storage.newest_sound_checkpoint(directory)
   if not damaged:
     return ""
-  verb = "checkpoint is" if len(damaged) == 1 else "checkpoints are"
-  each = ", ".join(f"{folder} ({found})" for folder, found in damaged.items())
-  if len(damaged) == len(steps):
-    raise InputError(
-      f"{verb} damaged: {each}, and there is no other to go on with"
-    )
+  line = storage.describe_damage(damaged)
+  if sound is None:
+    raise InputError(f"{line}, and there is no other to go on with")
   for folder in damaged:
     names = (f"damaged-{folder.name}-{n}" for n in itertools.count(2))
     target = directory / f"damaged-{folder.name}"
     while target.exists():
       target = directory / next(names)
     folder.rename(target)
-  return f"{verb} damaged: {each}: set aside as damaged-…, which can be deleted"
-
-
-def damage(folder: pathlib.Path) -> str | None:
-  """Returns how a checkpoint differs from what was written; None if nowhere."""
-  state = folder / "state"
-  if not (state / storage.DIGESTS).exists():
-    return f"state/{storage.DIGESTS} is missing"
-  try:
-    for path in (folder / "metrics" / "metrics", folder / "about" / "metadata"):
-      if path.exists():
-        storage.read_json(path)
-  except (OSError, ValueError) as error:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-  difference = storage.difference(state)
-  return difference and f"state/{difference}"
+  return f"{line}: set aside as damaged-…, which can be deleted"
 
 
 def _top1(metrics: Mapping[str, float]) -> float:
-  return metrics.get("val/top1", -1.0)
+  top1 = metrics.get("val/top1", -1.0)
+  return top1 if math.isfinite(top1) else -1.0  # Orbax takes NaN for the best.
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from flax_resnet import sharding
 from flax_resnet.augment import Normalize
+from flax_resnet.errors import InputError
 from flax_resnet.models import cpu, ResNet
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.steps import Batch, platform
@@ -61,8 +62,17 @@ def evaluate(
   Returns:
     "val/loss" in nats, "val/top1" and "val/top5" in [0, 1], and "val/count",
     the number of examples.
+
+  Raises:
+    InputError: if there are none: a mean over nothing would be no number.
   """
   total = sharding.replicate(metrics.zeros(), mesh)
   for batch in batches:
     total = eval_step(variables, total, sharding.shard_batch(batch, mesh))
-  return {f"val/{key}": mean for key, mean in metrics.means(total).items()}
+  means = metrics.means(total)
+  if not means["count"]:
+    raise InputError(
+      "config.data: no image of eval_split can be read: on_error='stop' names "
+      "the first of them"
+    )
+  return {f"val/{key}": mean for key, mean in means.items()}

@@ -18,7 +18,8 @@ from flax_resnet.training.setup import Run
 from flax_resnet.training.state import trained_part, TrainState
 
 with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
-  import tensorboardX
+  from tensorboardX import event_file_writer
+  from tensorboardX.proto import event_pb2
 
 Row = dict[str, Any]
 # float32's largest: no number that a run writes is above it.
@@ -57,12 +58,16 @@ class Log:
       lines = [storage.to_json(row) + "\n" for row in self.rows]
       partial.write_text("".join(lines))
     self._file = self._path.open("a")
-    self._events = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"),
-      purge_step=step + 1,
+    folder = workdir / "tensorboard"
+    folder.mkdir(exist_ok=True)
+    # Not its SummaryWriter, whose `flush` leaves the newest point in a queue.
+    self._events = event_file_writer.EventsWriter(
+      str(folder / "events"),
       # Two starts within a second would share a file.
-      filename_suffix=f".{step:09d}",
+      f".{step:09d}",
     )
+    # TensorBoard drops the points after `step` that an earlier part has left.
+    self._write_event(step + 1, session_log={"status": "START"})
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=step,
@@ -97,12 +102,18 @@ class Log:
     self._path.stat()  # The open file would go with a folder that is moved.
     self._file.write(storage.to_json(row) + "\n")
     self._file.flush()
-    for key, value in values.items():
-      self._events.add_scalar(key, value, step)
-    self._events.flush()
+    points = [{"tag": k, "simple_value": v} for k, v in values.items()]
+    self._write_event(step, summary={"value": points})
     self.print(self._line(row))
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
+
+  def _write_event(self, step: int, **contents: Any) -> None:
+    event: Any = event_pb2  # Its messages exist at run time only.
+    self._events.write_event(
+      event.Event(wall_time=time.time(), step=step, **contents)
+    )
+    self._events.flush()
 
   def has_row(self, step: int) -> bool:
     """Whether there is a row of a step."""
@@ -214,7 +225,7 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
     group = run.model.norm_group_size
     over = f"groups of {group} of" if group else "all of"
     norm = (
-      f"BatchNorm normalises over {over} the {run.recipe.batch_size} examples "
+      f"BatchNorm normalizes over {over} the {run.recipe.batch_size} examples "
       "of a step"
     )
   yield (

@@ -12,6 +12,7 @@ After every step at which anything is due, in this order:
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import os
 import pathlib
 import time
 from typing import Any
@@ -23,12 +24,18 @@ import numpy as np
 
 from flax_resnet import plots, sharding, storage
 from flax_resnet.data.dataset import Split
+from flax_resnet.data.identity import check_unchanged
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import evaluate
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.log import describe, Log, Row
-from flax_resnet.training.setup import default_values, Run, set_up
+from flax_resnet.training.setup import (
+  check_length,
+  default_values,
+  Run,
+  set_up,
+)
 from flax_resnet.training.state import TrainState
 from flax_resnet.training.steps import check_finite, CompiledByShape
 from flax_resnet.training.stop import Stopped, StopSignals, until_stopped
@@ -60,13 +67,16 @@ def train(
       more.
     Stopped: at SIGINT or SIGTERM, after a checkpoint.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(os.path.expanduser(workdir))
   config = config.to_dict() if isinstance(config, ConfigDict) else config
   writes = jax.process_index() == 0  # One host writes the files of the run.
   with contextlib.ExitStack() as stack:
     stack.enter_context(write_errors_reported(workdir))
     run = set_up(config, mesh or sharding.make_mesh())
-    check_workdir(workdir, config, default_values(config))
+    if config["model"].get("num_classes", 0) is None:  # Left to the data.
+      classes = {"num_classes": run.model.num_classes}
+      config = {**config, "model": {**config["model"], **classes}}
+    changed = check_workdir(workdir, config, default_values(config))
     directory = workdir / "checkpoints"
 
     # A run starts from
@@ -83,13 +93,22 @@ def train(
     checkpoints = Checkpoints(directory, run.recipe.keep_checkpoints)
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
+      changed += check_length(run, storage.read_config(workdir), step)
+      changed += check_unchanged(
+        checkpoints.about(step).get("data", {}),
+        run.about()["data"],
+        allow_changed=run.recipe.data.get("allow_changed", False),
+      )
       state = checkpoints.restore(step, state)
     # 4. and the rows of metrics.jsonl after that step are dropped.
     if writes:
       storage.write_json(workdir / "config.json", config)
+      if state.step < run.num_steps:  # It may have been shorter, and finished.
+        (workdir / "summary.json").unlink(missing_ok=True)
     log = Log(workdir, int(state.step), run.num_steps, writes)
     stack.callback(log.close)
-    log.print(describe(run, state, [*origin, *damaged.splitlines()]))
+    lines = [*origin, *damaged.splitlines(), *changed]
+    log.print(describe(run, state, lines))
 
     with StopSignals(jax.process_count()) as signals:
       state = _take_steps(run, state, checkpoints, log, signals)

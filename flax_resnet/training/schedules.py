@@ -57,7 +57,7 @@ def make_schedule(
       "step"; default 0.
 
   Raises:
-    ValueError: if "one_cycle" has no warm-up.
+    ValueError: if "one_cycle" has no warm-up, or the warm-up leaves no step.
   """
   if schedule == "one_cycle" and not warmup:
     raise ValueError(
@@ -68,11 +68,18 @@ def make_schedule(
   if reference_batch_size is not None:
     peak = learning_rate * batch_size / reference_batch_size
   rise = round(warmup * num_steps)
-  left = num_steps - rise
+  if not (left := num_steps - rise):
+    raise ValueError(
+      f"warmup is {warmup}, which of a run of {num_steps} steps is all: use a "
+      "smaller share, or a longer run"
+    )
   if schedule == "cosine":
     rate = optax.cosine_decay_schedule(peak, left, alpha=final_rate)
   elif schedule == "step":
-    steps = {round(b * num_steps) - rise: decay_rate for b in boundaries}
+    steps: dict[int, float] = {}
+    for boundary in boundaries:  # In a short run two may be the same step.
+      step = round(boundary * num_steps) - rise
+      steps[step] = steps.get(step, 1.0) * decay_rate
     rate = optax.piecewise_constant_schedule(peak, steps)
   else:
     power = 1.0 if schedule == "one_cycle" else power

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from flax_resnet import schema, sharding
-from flax_resnet.augment import make_augment, Normalize
-from flax_resnet.data.dataset import Dataset, load, SECTION
+from flax_resnet.augment import Augment, make_augment, Normalize
+from flax_resnet.data.dataset import Dataset, load, SECTION, Split
 from flax_resnet.errors import each_reported_as, InputError, reported_as
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.layers import at_least_float32
@@ -30,6 +30,13 @@ from flax_resnet.training.schedules import make_schedule
 from flax_resnet.training.steps import TrainStep
 
 MAX_STEPS = 2**31 - 1  # They are counted in int32.
+# Keys with which a run may continue, as they cannot change its parameters and
+# statistics at any step.
+MAY_DIFFER = (
+  *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+  *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
+  *("data.num_workers", "data.allow_changed"),
+)
 Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
 Section = Mapping[str, Any]
 
@@ -180,6 +187,7 @@ class Run:
     return {
       "config": dataclasses.asdict(self.recipe),
       "class_names": list(self.dataset.class_names),
+      "data": self.dataset.identity,
       "image_shape": list(self.dataset.image_shape),
     }
 
@@ -240,12 +248,7 @@ class Run:
 
   def eval_batches(self) -> Iterator[Any]:
     """Returns this host's part of every evaluated example, once."""
-    # No more at a time than there are: the rest would be memory for nothing.
-    size = min(self.recipe.eval_batch_size, len(self.dataset.eval))
-    batches = self.dataset.eval.eval_batches(
-      batch_size=sharding.round_up(size, self.mesh), **_this_host()
-    )
-    return each_reported_as("config.data", batches)
+    return eval_batches(self.recipe, self.dataset.eval, self.mesh)
 
   def _order(self, first_step: int) -> dict[str, int]:
     return {
@@ -254,6 +257,16 @@ class Run:
       "first_step": first_step,
       **_this_host(),
     }
+
+
+def eval_batches(recipe: Recipe, split: Split, mesh: Mesh) -> Iterator[Any]:
+  """Returns this host's part of every example of a split, once."""
+  # No more at a time than there are: the rest would be memory for nothing.
+  size = min(recipe.eval_batch_size, len(split))
+  batches = split.eval_batches(
+    batch_size=sharding.round_up(size, mesh), **_this_host()
+  )
+  return each_reported_as("config.data", batches)
 
 
 def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
@@ -269,9 +282,9 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   recipe = schema.build("config", Recipe, config)
   with reported_as("config"):
     sharding.check_batch_size(recipe.batch_size, mesh)
-  model = schema.build(
-    "config.model", create_model, recipe.model, fields_of=ResNet
-  )
+  by_data = recipe.model.get("num_classes", 0) is None
+  fields = {**recipe.model, **({"num_classes": 1} if by_data else {})}
+  model = schema.build("config.model", create_model, fields, fields_of=ResNet)
   if recipe.batch_size % (model.norm_group_size or recipe.batch_size):
     raise InputError(
       f"config.model.norm_group_size is {model.norm_group_size}, which does "
@@ -285,25 +298,16 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
       mesh,
       frozen=recipe.freeze_trunk,
     )
-  data = load(recipe.data, num_classes=model.num_classes)
+  data = load(recipe.data, num_classes=None if by_data else model.num_classes)
+  if by_data:
+    fields["num_classes"] = len(data.class_names)
+    model = model.clone(num_classes=fields["num_classes"])
+    recipe = dataclasses.replace(recipe, model=fields)
   _check_records(recipe, data)
   with reported_as("config"):
     num_steps = recipe.total_steps(len(data.train))
-  of_schedule, of_optimizer = schema.arguments(
-    "config.optim", recipe.optim, make_schedule, make_optimizer, given=_GIVEN
-  )
-  with reported_as("config.optim"):
-    rate = make_schedule(num_steps, recipe.batch_size, **of_schedule)
-    optimizer = make_optimizer(rate, **of_optimizer)
-  augment_batch, normalize = schema.build(
-    "config.augment",
-    make_augment,
-    recipe.augment,
-    channels=data.image_shape[-1],
-    num_classes=model.num_classes,
-    batch_size=recipe.batch_size,
-    dtype=at_least_float32(model.dtype),
-  )
+  rate, optimizer = _optimizer(recipe, num_steps)
+  augment_batch, normalize = set_up_augment(recipe, model, data.image_shape[-1])
   train_step = TrainStep(
     model=model,
     optimizer=optimizer,
@@ -332,8 +336,77 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   )
 
 
-# Arguments of the optimizer and its schedule that are not keys of a config.
-_GIVEN = ("num_steps", "batch_size", "rate")
+def set_up_augment(
+  recipe: Recipe, model: ResNet, channels: int
+) -> tuple[Augment, Normalize]:
+  """Returns the augmentation and the normalization of a recipe.
+
+  Args:
+    recipe: the checked config.
+    model: the network.
+    channels: number of channels of the images.
+
+  Raises:
+    InputError: for values that cannot be.
+  """
+  return schema.build(
+    "config.augment",
+    make_augment,
+    recipe.augment,
+    channels=channels,
+    num_classes=model.num_classes,
+    batch_size=recipe.batch_size,
+    dtype=at_least_float32(model.dtype),
+  )
+
+
+def _optimizer(
+  recipe: Recipe, num_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+  """Returns the learning rate by step of a run so long, and its optimizer."""
+  of_schedule, of_optimizer = schema.arguments(
+    "config.optim",
+    recipe.optim,
+    make_schedule,
+    make_optimizer,
+    given=("num_steps", "batch_size", "rate"),
+  )
+  with reported_as("config.optim"):
+    rate = make_schedule(num_steps, recipe.batch_size, **of_schedule)
+    return rate, make_optimizer(rate, **of_optimizer)
+
+
+def check_length(run: Run, config: Mapping[str, Any], step: int) -> list[str]:
+  """Returns lines on a run that is longer than it was begun; mostly none.
+
+  Args:
+    run: the run as it is now.
+    config: its config as it was.
+    step: number of updates that are done.
+
+  Raises:
+    InputError: if it is shorter.
+  """
+  before = schema.build("config", Recipe, config)
+  num_steps = before.total_steps(len(run.dataset.train))
+  if run.num_steps < num_steps:
+    key = "num_epochs" if run.recipe.num_steps is None else "num_steps"
+    raise InputError(
+      f"config.{key} makes a run of {run.num_steps:,} steps, and the workdir "
+      f"holds one of {num_steps:,}: a run can be lengthened, not shortened; "
+      "choose another --workdir"
+    )
+  if run.num_steps == num_steps:
+    return []
+  was, now = (
+    float(np.asarray(rate(step)))
+    for rate in (_optimizer(before, num_steps)[0], run.learning_rate)
+  )
+  return [
+    f"lengthened from {num_steps:,} to {run.num_steps:,} steps, of which the "
+    f"schedule's shares are taken now: the learning rate after step {step:,} "
+    f"is {now:.4g}, where it was {was:.4g}"
+  ]
 
 
 def _check_records(recipe: Recipe, data: Dataset) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from flax_resnet import sharding, storage
 from flax_resnet.errors import InputError, listing, RunError
+from flax_resnet.training.setup import MAY_DIFFER
 
 try:
   import fcntl
@@ -21,8 +22,10 @@ def check_workdir(
   workdir: pathlib.Path,
   config: Mapping[str, Any],
   defaults: Mapping[str, Any],
-) -> None:
+) -> list[str]:
   """Checks that a run can live in a workdir, without writing there.
+
+  Of the run's length, `setup.check_length` says whether it can change.
 
   Args:
     workdir: folder of the run.
@@ -30,23 +33,30 @@ def check_workdir(
     defaults: value by key, "optim.momentum", of the keys that a config may
       leave out: with and without its default, a config is the same one.
 
+  Returns:
+    A line on keys that have changed and may.
+
   Raises:
     InputError: if it holds a run of another config, or cannot be written.
   """
+  storage.check_can_hold_checkpoint(workdir)
+  changed = []
   if os.path.exists(workdir / "config.json"):
     was = {**defaults, **_flat(storage.read_config(workdir))}
     now = {**defaults, **_flat(config)}
     was, now = (json.loads(json.dumps(values)) for values in (was, now))
-    differences = [
-      f"{key:.60} (there {_show(was, key):.60}, now {_show(now, key):.60})"
+    differences = {
+      key: f"{key:.60} (there {_show(was, key):.60}, now {_show(now, key):.60})"
       for key in sorted(was.keys() | now.keys())
-      if key not in was or key not in now or was[key] != now[key]
-    ]
+      if key not in ("num_epochs", "num_steps")
+      and (key not in was or key not in now or was[key] != now[key])
+    }
+    changed = [differences.pop(k) for k in MAY_DIFFER if k in differences]
     if differences:
       raise InputError(
         f"workdir {workdir} holds a run of another config, which differs in "
-        f"{listing(differences, 10)}: choose another --workdir, or the same "
-        "config to continue that run"
+        f"{listing(differences.values(), 10)}: choose another --workdir, or "
+        "the same config to continue that run"
       )
   existing = next(
     path
@@ -59,6 +69,7 @@ def check_workdir(
       + ("is not writable" if existing.is_dir() else "is not a folder")
       + ": choose another --workdir"
     )
+  return [f"continues with {listing(changed, 10)}"] if changed else []
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
 
   Args:
     path: folder that `write_checkpoint` wrote, the workdir of a run (for its
-      newest checkpoint), or one of the checkpoints in it. Of a run with
+      newest sound checkpoint), or one of the checkpoints in it. Of a run with
       `ema_decay` it is the average.
 
   Returns:
@@ -95,7 +95,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   """
   folder = pathlib.Path(path).absolute()
   if (folder / "checkpoints").is_dir():
-    folder = _newest_checkpoint(folder)
+    folder = find_checkpoint(folder)
   if (folder / "state").is_dir():
     folder = folder / "state"
   if difference := storage.difference(folder):
@@ -139,32 +139,94 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def write_checkpoint(path: str | pathlib.Path, variables: Variables) -> None:
-  """Writes variables as an Orbax checkpoint, a new folder."""
+  """Writes variables as an Orbax checkpoint, a new folder.
+
+  Raises:
+    InputError: for a path at which Orbax cannot write one.
+  """
+  storage.check_can_hold_checkpoint(pathlib.Path(path))
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(pathlib.Path(path).absolute(), variables)
 
 
-def class_names_of_run(workdir: pathlib.Path) -> tuple[str, ...]:
-  """Returns the names of a run's classes, by label.
+def find_checkpoint(
+  workdir: pathlib.Path, which: str = "newest"
+) -> pathlib.Path:
+  """Returns the folder of a checkpoint of a run.
+
+  Args:
+    workdir: folder of the run.
+    which: "newest" (default) for the newest sound one, with a warning of newer
+      ones that are damaged; "best" for the one with the best `val/top1`; or a
+      step, "400".
 
   Raises:
-    WeightsError: if the run has no checkpoint yet, or a damaged one.
+    WeightsError: if there is none.
   """
-  path = _newest_checkpoint(workdir) / "about" / "metadata"
+  directory = workdir / "checkpoints"
+  steps = storage.checkpoint_steps(directory)
+  if not steps:
+    raise WeightsError(f"workdir {workdir} has no checkpoint yet")
+  if which == "newest":
+    folder, damaged = storage.newest_sound_checkpoint(directory)
+    if folder is None:
+      raise WeightsError(
+        f"{storage.describe_damage(damaged)}, and there is no other"
+      )
+    if damaged:
+      warnings.warn(
+        f"{storage.describe_damage(damaged)}: that of step {folder.name} is "
+        "used",
+        stacklevel=2,
+      )
+    return folder
+  if which == "best":
+    scores = {step: _top1(directory / str(step)) for step in steps}
+    best = max(steps, key=lambda step: scores[step])
+    if scores[best] >= 0:
+      return directory / str(best)
+    raise WeightsError(f"no checkpoint in {directory} was evaluated")
+  if which not in map(str, steps):
+    there = ", ".join(map(str, sorted(steps)))
+    raise WeightsError(
+      f"there is no checkpoint {which!r} in {directory}: use best, or one of "
+      f"{there}"
+    )
+  return directory / which
+
+
+def _top1(checkpoint: pathlib.Path) -> float:
+  """Returns "val/top1" of a checkpoint; -1 if it has none."""
   try:
-    names = storage.read_json(path)["class_names"]
+    row = storage.read_json(checkpoint / "metrics" / "metrics")
+  except (OSError, ValueError):
+    return -1.0
+  top1 = row.get("val/top1")
+  return top1 if isinstance(top1, float) and math.isfinite(top1) else -1.0
+
+
+def read_about(
+  checkpoint: pathlib.Path,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """Returns the config of a run, and its class names by label.
+
+  Args:
+    checkpoint: folder of a checkpoint of the run.
+
+  Raises:
+    WeightsError: if it is none, or a damaged one.
+  """
+  path = checkpoint / "about" / "metadata"
+  try:
+    about = storage.read_json(path)
+    config, names = about["config"], about["class_names"]
   except (OSError, ValueError, KeyError) as error:
     raise WeightsError(f"{path} is not that of a run: {error!r}") from error
+  if not isinstance(config, dict):
+    raise WeightsError(f"{path} is not that of a run: config is no object")
   if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
     raise WeightsError(f"{path} is not that of a run: class_names is no list")
-  return tuple(names)
-
-
-def _newest_checkpoint(workdir: pathlib.Path) -> pathlib.Path:
-  checkpoints = workdir / "checkpoints"
-  if not (steps := storage.checkpoint_steps(checkpoints)):
-    raise WeightsError(f"workdir {workdir} has no checkpoint yet")
-  return checkpoints / str(steps[0])
+  return config, tuple(names)
 
 
 def _restore(folder: pathlib.Path) -> dict[str, Any]:

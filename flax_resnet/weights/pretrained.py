@@ -5,12 +5,12 @@ fit: in this order, `files.read` the first and `state_dict.fit` the others.
 """
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
 import jax
 
-from flax_resnet import storage
 from flax_resnet.errors import WeightsError
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.variables import (
@@ -53,7 +53,8 @@ def from_pretrained(
 
   Args:
     weights: a .safetensors or .pth file, a Flax checkpoint, the workdir of a
-      run, or a repository of the Hugging Face hub: "hf-hub:owner/repository".
+      run or one of its checkpoints, or a repository of the Hugging Face hub:
+      "hf-hub:owner/repository".
     model: one of `list_models()`; a workdir says it itself, and a hub
       repository mostly does.
     **fields: fields of the network, as in `create_model`. For another
@@ -100,19 +101,19 @@ def _source(weights: str | pathlib.Path) -> Source:
   """Returns where weights are, and what a hub or a run says of them."""
   if str(weights).startswith(hub.PREFIX):
     return hub.fetch(str(weights))
-  path = pathlib.Path(weights)
-  config = path / "config.json"
-  if not config.is_file():
+  path = pathlib.Path(os.path.expanduser(weights))
+  if (path / "config.json").is_file():
+    path = files.find_checkpoint(path)
+  if not (path / "about").is_dir():
     return Source(path)
+  config, names = files.read_about(path)
   try:
-    values = storage.read_json(config)
-    fields = dict(values["model"])
+    fields = dict(config["model"])
     name = fields.pop("name")
     create_model(name, **fields)  # Refuses what no network has.
-    preprocessing = Preprocessing.of_run(values)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    preprocessing = Preprocessing.of_run(config)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise WeightsError(
-      f"{config} is not that of a run: {error!r:.300}"
+      f"{path / 'about'} is not that of a run: {error!r:.300}"
     ) from error
-  names = files.class_names_of_run(path)
   return Source(path, name, fields, preprocessing, names)

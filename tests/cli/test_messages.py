@@ -5,7 +5,6 @@ from safetensors.numpy import load_file, save_file
 
 from tests.recipes import ROOT
 
-CIFAR = f"--model cifar_resnet20 --config {ROOT}/configs/cifar10_resnet20.py"
 DIGITS = (
   f"--model cifar_resnet20 --config {ROOT}/configs/digits.py "
   "--config.data.data_dir={data_dir} "
@@ -16,6 +15,14 @@ CASES = {
   "predict --workdir {workdir} x.png --frob": "--frob is not a flag",
   "predict --workdir {workdir} x.png --config.seed=1": (
     "--config.seed=1 is not a flag of predict"
+  ),
+  "check": "give either a folder or --config",
+  "check {tmp} --config x.py": "give either a folder or --config",
+  "check {tmp} --config.data.root=x": "--config.data.root=x needs --config",
+  "check {tmp}/none": "check: root is {tmp}/none, where there is no folder",
+  "check {tmp}": "holds 0 folders of a class (none): there must be 2 at least",
+  "check --config {root}/configs/folder.py --config.data.root={tmp}": (
+    "config.data: {tmp} holds 0 folders of a class (none)"
   ),
   "convert {tmp}/no.pth {out} --model resnet18": "there is no weight file",
   "convert {weights} {out} --model resnet19": "unknown model 'resnet19'",
@@ -32,11 +39,18 @@ CASES = {
   "evaluate --weights {weights} " + DIGITS: (
     "the images have 1 channels and the weights want 3"
   ),
-  "evaluate --weights {seven} --config.data.name=synthetic " + CIFAR: (
+  "evaluate --weights {seven} " + DIGITS: (
     "the weights have 7 classes and the data set 10"
   ),
-  "export {out} --workdir {workdir} --weights {weights}": "give either",
-  "export {weights} --workdir {workdir}": "is there already",
+  "export {tmp}/out --workdir {workdir} --weights {weights}": "give either",
+  "export {workdir} --workdir {workdir}": "is there already",
+  # Before the workdir is looked at.
+  "export {tmp}/net.tflite --workdir {tmp}": (
+    "net.tflite: export writes ONNX or StableHLO, and no .tflite: end OUT in "
+    ".onnx or .stablehlo"
+  ),
+  "export {tmp}/net.PT --workdir {tmp}": "and no .pt:",
+  "export {out} --workdir {tmp}": "and no .safetensors:",
   "predict {weights} --weights {weights} --top 0": "--top is 0: use 1 or more",
   "predict {weights} --weights {weights}": "give --model NAME",
 }
@@ -46,6 +60,7 @@ CASES = {
 def test_wrong_inputs(call, workdir, weights, data_dir, tmp_path, arguments):
   paths = {
     "data_dir": data_dir,
+    "root": ROOT,
     "out": tmp_path / "out.safetensors",
     "seven": tmp_path / "seven.safetensors",
     "tmp": tmp_path,
@@ -58,5 +73,5 @@ def test_wrong_inputs(call, workdir, weights, data_dir, tmp_path, arguments):
     save_file(tensors | {k: tensors[k][:7] for k in head}, paths["seven"])
   code, out, err = call(*arguments.format(**paths).split())
   assert (code, out, err.count("\n")) == (2, "", 1), err
-  assert CASES[arguments] in err
+  assert CASES[arguments].replace("{tmp}", str(tmp_path)) in err
   assert not paths["out"].exists()

@@ -2,6 +2,8 @@
 
 import io
 import pathlib
+import re
+import struct
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,36 @@ def encode(image: np.ndarray | Image.Image, kind="PNG", **options) -> bytes:
   return file.getvalue()
 
 
+def tiff(pixels: np.ndarray, bits: int | None = None, **tags: int) -> bytes:
+  """Returns a little-endian TIFF of [h, w] or [h, w, 3], not compressed.
+
+  Args:
+    pixels: pixels; those of 12 bits are packed.
+    bits: bits of a channel; None (default) for those of the dtype.
+    **tags: values of more tags: t281 is MaxSampleValue.
+  """
+  height, width, channels = (*pixels.shape, 1)[:3]
+  data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+  if bits == 12:
+    pairs = pixels.reshape(-1, 2).astype(np.uint32)
+    packed = pairs[:, 0] << 12 | pairs[:, 1]
+    data = packed.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+  bits, kind = bits or 8 * pixels.itemsize, "uif".index(pixels.dtype.kind) + 1
+  bits_at, data_at = 900, 906
+  values = {
+    **{256: width, 257: height, 259: 1, 262: 2 if channels == 3 else 1},
+    **{273: data_at, 277: channels, 278: height, 279: len(data), 339: kind},
+    **{int(name[1:]): value for name, value in tags.items()},
+  }
+  entries = [(tag, 4, 1, value) for tag, value in values.items()]
+  # Three values do not fit into an entry.
+  entries += [(258, 3, channels, bits if channels == 1 else bits_at)]
+  head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+  for entry in sorted(entries):
+    head += struct.pack("<HHII", *entry)
+  return head.ljust(bits_at, b"\0") + struct.pack("<HHH", *[bits] * 3) + data
+
+
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
   """Returns smooth colors with some noise: what JPEG is made for."""
   rng = np.random.default_rng(seed)
@@ -30,6 +62,14 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
 def plain(color: tuple[int, int, int], kind: str = "JPEG") -> bytes:
   """Returns a small file of one color."""
   return encode(Image.new("RGB", (12, 10), color), kind, quality=95)
+
+
+def damage(file: pathlib.Path, record: int) -> None:
+  """Changes a bit of a record of `Shapes` in an array_record file."""
+  content = bytearray(file.read_bytes())
+  starts = [m.start() for m in re.finditer(b"IHDR", content)]
+  content[starts[record]] ^= 1
+  file.write_bytes(content)
 
 
 def write_folder(

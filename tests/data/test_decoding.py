@@ -12,7 +12,7 @@ import simplejpeg
 from flax_resnet.data import decoding
 from flax_resnet.data.decoding import decode, LazyImage
 from flax_resnet.errors import ImageError
-from tests.data.images import encode, photograph
+from tests.data.images import encode, photograph, tiff
 
 RGB = photograph(40, 60)
 GRAY = RGB[..., 0]
@@ -36,6 +36,66 @@ def test_16_bits_become_8(kind):
   assert wide.mode == "I;16"
   pixels = decode(encode(wide, kind), 3)
   np.testing.assert_array_equal(pixels, np.stack([GRAY] * 3, -1))
+
+
+LEVELS = np.arange(256).reshape(16, 16)
+ONE = struct.unpack("<I", struct.pack("<f", 1))[0]
+
+
+def declares_one(file):
+  """Returns a TIFF with t341=ONE, SMaxSampleValue, of the type FLOAT."""
+  old, new = (struct.pack("<HHI", 341, kind, 1) for kind in (4, 11))
+  assert old in file
+  return file.replace(old, new)
+
+
+DECLARED = {
+  "TIFF, 16 bits": tiff((LEVELS * 257).astype(np.uint16)),
+  "TIFF, 12 bits": tiff((LEVELS * 16 + LEVELS // 16).astype(np.uint16), 12),
+  "TIFF, 12 of 16 bits": tiff((LEVELS * 16).astype(np.uint16), t281=4080),
+  "TIFF, int16": tiff((LEVELS * 100).astype(np.int16), t281=25500),
+  "TIFF, int32": tiff(LEVELS.astype(np.int32), t281=255),
+  "TIFF, uint32": tiff((LEVELS * 0x1010101).astype(np.uint32), t341=2**32 - 1),
+  "TIFF, float": declares_one(
+    tiff((LEVELS / 255).astype(np.float32), t341=ONE)
+  ),
+  "TIFF, 0 is white": tiff((65535 - LEVELS * 257).astype(np.uint16), t262=0),
+  "PNG, 16 bits": encode((LEVELS * 257).astype(np.uint16)),
+  "PGM of 1020": b"P5 16 16 1020\n" + (LEVELS * 4).astype(">u2").tobytes(),
+  "PGM of 65535": b"P5 16 16 65535\n" + (LEVELS * 257).astype(">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("image", DECLARED.values(), ids=DECLARED)
+def test_the_declared_maximum_is_white(image):
+  np.testing.assert_array_equal(decode(image, 1)[..., 0], LEVELS)
+  np.testing.assert_array_equal(decode(image, 3)[..., 1], LEVELS)
+
+
+UNDECLARED = {
+  "int32": tiff(LEVELS.astype(np.int32)),
+  "uint32": tiff(LEVELS.astype(np.uint32)),
+  "int16": tiff(LEVELS.astype(np.int16)),
+  "float": tiff(LEVELS.astype(np.float32)),
+  "half": tiff(LEVELS.astype(np.float16)),
+  "double": tiff(LEVELS.astype(np.float64)),
+  "PFM": b"Pf\n16 16\n-1.0\n" + LEVELS.astype("<f4").tobytes(),
+  "too large": tiff(LEVELS.astype(np.int32), t281=254),
+  "negative": tiff((LEVELS - 1).astype(np.int16), t281=255),
+  "NaN": declares_one(tiff(np.full((9, 9), np.nan, np.float32), t341=ONE)),
+  "colors": tiff(np.zeros((9, 9, 3), np.uint16), t281=4095),
+}
+
+
+@pytest.mark.parametrize("image", UNDECLARED.values(), ids=UNDECLARED)
+def test_what_would_be_black_or_clipped_is_refused(image):
+  with pytest.raises(ImageError, match="convert it to 8 bits$"):
+    decode(image, 3)
+
+
+def test_colors_of_16_bits_are_their_upper_bytes():
+  wide = np.stack([LEVELS] * 3, -1).astype(np.uint16) << 8
+  np.testing.assert_array_equal(decode(tiff(wide + 77), 3), wide >> 8)
 
 
 def test_a_palette_and_alpha_become_rgb():
@@ -165,6 +225,31 @@ def test_what_is_broken_is_an_image_error(image):
     decode(image, 3)
   with pytest.raises(ImageError):
     LazyImage(image, 3).resized_crop(0, 0, 30, 30, 20)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_newer_formats(kind):
+  if kind == "HEIF":
+    pytest.importorskip("pillow_heif")
+  pixels = decode(encode(RGB, kind, quality=95), 3)
+  assert np.abs(pixels.astype(int) - RGB).mean() < 4
+  if kind == "AVIF":  # HEIF's own rotation counts, which libheif undoes.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode(encode(RGB, kind, quality=95, exif=exif), 3)
+    np.testing.assert_array_equal(turned, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_more_pixels_are_allowed_by_number(kind, monkeypatch):
+  """More than twice Pillow's bound, at which it raises an error of its own."""
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+  image = encode(Image.new("L", (20_000, 10_000), 7), kind)
+  for limit in (decoding.MAX_PIXELS, 199_999_999):
+    with pytest.raises(ImageError, match=f"more than max_pixels, {limit:,}"):
+      LazyImage(image, 1, limit)
+  found = LazyImage(image, 1, 200_000_000).resized_crop(0, 0, 9000, 9000, 8)
+  np.testing.assert_array_equal(found, np.full((8, 8, 1), 7, np.uint8))
 
 
 def test_threads_do_not_share_their_memory():

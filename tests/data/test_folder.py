@@ -8,9 +8,12 @@ import sys
 import tracemalloc
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from flax_resnet import data
+from flax_resnet.data import decoding
+from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.errors import ImageError, InputError
 from tests.data.images import COUNTS, number_and_class, plain, write_folder
@@ -67,6 +70,7 @@ def test_a_whole_split_is_in_the_order_of_its_names(split_folder):
   assert names == sorted(names)
 
 
+@pytest.mark.filterwarnings("ignore:.*files left out")
 def test_other_files_and_hidden_ones_are_left_alone(split_folder):
   train = split_folder / "train"
   (train / ".cache").mkdir()
@@ -75,6 +79,46 @@ def test_other_files_and_hidden_ones_are_left_alone(split_folder):
   (train / "anemone" / "more").mkdir()
   (train / "anemone" / "more" / "0.PNG").write_bytes(plain((0, 0, 0), "PNG"))
   assert len(FolderSource(split_folder, "train")) == 31
+
+
+ENDINGS = (
+  *("apng", "AVIF", "avifs", "bmp", "gif", "jfif", "jpe", "jpeg", "JPG", "pbm"),
+  *("pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+)
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, "heic", "heif"])
+def test_every_ending_of_a_format_is_looked_for(split_folder, ending):
+  if ending.startswith("hei"):
+    pytest.importorskip("pillow_heif")
+  name = split_folder / "train" / "anemone" / f"0.{ending}"
+  Image.new("RGB", (12, 10)).save(name)
+  source = FolderSource(split_folder, "train")
+  assert len(source) == 31
+  assert decode(source[0]["image"], 3).shape == (10, 12, 3)
+
+
+def test_readers_that_start_programs_are_not_used(split_folder):
+  """Nor any other that Pillow has."""
+  others = set(Image.registered_extensions()) - set(decoding.ENDINGS)
+  assert {".eps", ".ps", ".psd", ".ico", ".jp2"} < others
+  for ending in (".eps", ".ico"):
+    name = split_folder / "train" / "anemone" / f"0{ending}"
+    Image.new("RGB", (16, 16)).save(name)
+  with pytest.warns(UserWarning, match=": .eps 1, .ico 1$"):
+    assert len(FolderSource(split_folder, "train")) == 30
+
+
+def test_larger_images_are_read_where_a_key_says_so(split_folder):
+  first = split_folder / "train" / "anemone" / "0.png"
+  Image.new("L", (1001, 10)).save(first)
+  for crop, in_memory in ((True, False), (True, True), (False, False)):
+    options = {"random_resized_crop": crop, "in_memory": in_memory}
+    train = load(split_folder, max_pixels=10_010, **options).train
+    next(train.train_batches(batch_size=31, seed=0))
+    train = load(split_folder, max_pixels=10_009, **options).train
+    with pytest.raises(ImageError, match="10 x 1001 pixels, more than max_pix"):
+      next(train.train_batches(batch_size=31, seed=0))
 
 
 def test_a_class_without_images_stops_or_keeps_the_labels(split_folder):
@@ -176,6 +220,44 @@ if __name__ == "__main__":
     for num_workers in (0, 1):
       read(num_workers)
 """
+
+
+KILL = """
+import json, multiprocessing, sys
+from flax_resnet import data
+from flax_resnet.cli.flags import exit_codes
+
+def read():
+  train = data.load(json.loads(sys.argv[1]), num_classes=3).train
+  batches = train.train_batches(batch_size=31, seed=0)
+  next(batches)
+  multiprocessing.active_children()[0].kill()
+  for batch in batches:
+    pass
+
+if __name__ == "__main__":
+  with exit_codes():
+    read()
+"""
+
+
+def test_a_killed_worker_process_is_one_sentence(split_folder):
+  (split_folder / "kill.py").write_text(KILL)
+  options = json.dumps(section(split_folder, num_workers=1))
+  ended = subprocess.run(
+    [sys.executable, split_folder / "kill.py", options],
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  assert (ended.returncode, ended.stdout) == (1, "")
+  assert ended.stderr == (
+    "error: a process that reads images was killed, as the system does when "
+    "memory runs out: use a smaller config.data.num_workers; a run continues "
+    "from its last checkpoint\n"
+  )
 
 
 def test_a_worker_process_reads_and_warns_as_this_one(split_folder):

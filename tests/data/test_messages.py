@@ -10,9 +10,10 @@ import pytest
 
 from flax_resnet import data
 from flax_resnet.data import decoding, folder, policies, sources
+from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.order import Order
 from flax_resnet.errors import ImageError, InputError
-from tests.data.images import encode
+from tests.data.images import damage, encode, tiff
 
 FINE = {
   "name": "synthetic",
@@ -53,11 +54,14 @@ SECTIONS = {
   ": data set 'cifar10' is not prepared in DIR: run 'python -m flax_resnet "
   "prepare cifar10 --data-dir DIR', or set config.data.data_dir to the folder "
   "that holds it": {"name": "cifar10"},
-  ": data set 'shapes' has no split 'train[:0]': use one of train, or a part "
-  "that is not empty, such as 'train[:90%]'": {
+  ": data set 'shapes': split 'train[6:3]' is empty, of the 10 records of "
+  "'train': use another part, such as 'train[:90%]'": {
     "name": "shapes",
-    "train_split": "train[:0]",
+    "train_split": "train[6:3]",
   },
+  ": data set 'shapes': there is no split 'dev': use one of train, or a part "
+  "of one, such as 'train[:90%]'": {"name": "shapes", "train_split": "dev"},
+  ".max_pixels is 0: use 1 or more": {"max_pixels": 0},
   ": data set 'captions' has the features image, label: use an "
   "image-classification set, with an 'image' and a class as 'label'": {
     "name": "captions"
@@ -67,10 +71,10 @@ SECTIONS = {
 }
 
 
-def problem(section):
+def problem(section, num_classes=3):
   """Returns what `data.load` says, after "config.data"."""
   with pytest.raises(InputError) as error:
-    data.load(FINE | section, num_classes=3)
+    data.load(FINE | section, num_classes=num_classes)
   return str(error.value).removeprefix("config.data")
 
 
@@ -92,11 +96,11 @@ def test_a_set_without_random_access(shapes_dir, tmp_path):
 
 # What is said of a folder from which something is removed.
 FOLDERS = {
-  "one of val, or a part of one that is not empty, such as 'train[:90%]'": "",
+  "split 'val[:0]' is empty, of the 9 records of 'val': use another part": "",
   "train holds 1 folder of a class (anemone): there must be 2": "train/[!a]*",
   "val has classes that are not trained on: anemone": "train/a*",
   "val lacks classes that are trained on: anemone; add them, or": "val/anemone",
-  "val/anemone has no images (.png, .jpg, .jpeg, .webp, .bmp": "val/anemone/*",
+  "val/anemone has no images (.apng, .avif, .avifs, .bmp,": "val/anemone/*",
 }
 
 
@@ -149,9 +153,17 @@ BROKEN = {
   "the file is empty": b"",
   "8 bytes that start with b'no image' are not an image": b"no image",
   "the file is a GIF under another name": encode(Image.new("L", (9, 9)), "GIF"),
-  "the image has floating-point pixels: save it with 8 bits": encode(
-    Image.new("F", (9, 9)), "TIFF"
+  "the image has floating-point pixels and does not declare their largest "
+  "value: convert it to 8 bits": encode(Image.new("F", (9, 9)), "TIFF"),
+  "the image has signed or 32-bit pixels and does not declare their largest "
+  "value: convert it to 8 bits": encode(Image.new("I", (9, 9)), "TIFF"),
+  "the image has pixels of 7 to 7 and declares 0 to 6: convert it to 8 bits": (
+    encode(Image.new("I", (9, 9), 7), "TIFF", tiffinfo={281: 6})
   ),
+  "the image has colors of 16 bits and declares 0 to 4095: convert it to 8 "
+  "bits": tiff(np.zeros((9, 9, 3), np.uint16), t281=4095),
+  "the image is a TIFF of a kind that Pillow does not read: convert it to 8 "
+  "bits": tiff(np.zeros((9, 9))),
 }
 
 
@@ -178,13 +190,62 @@ def test_files_that_are_not_read(tmp_path, monkeypatch):
     with pytest.raises(ImageError) as error:
       folder.read_file(tmp_path / name)
     assert str(error.value) == f"the file {expected}"
+  # What has more pixels may have more bytes.
+  folder.read_file(tmp_path / "long", 2 * decoding.MAX_PIXELS)
 
 
-def test_values_that_do_not_fit(monkeypatch):
-  monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+def test_files_that_are_left_out(split_folder):
+  anemone = split_folder / "train" / "anemone"
+  for name in ("a.txt", "b.TXT", "c.heic2", "none", ".hidden", "d.jfif"):
+    (anemone / name).write_bytes(b"")
+  with pytest.warns(UserWarning) as warned:
+    FolderSource(split_folder, "train")
+  (warning,) = warned
+  assert str(warning.message) == (
+    f"{split_folder}/train: files left out by their endings: .txt 2, .heic2 1, "
+    "none 1"
+  )
+
+
+def test_a_damaged_record(shapes_dir, tmp_path):
+  root = tmp_path / "copy"
+  shutil.copytree(shapes_dir, root)
+  file = next((root / "shapes").rglob("*.array_record*"))
+  damage(file, 3)
+  section = {"name": "shapes", "data_dir": str(root), "in_memory": True}
+  start = (
+    f": record 3 of shapes train in {file.parent}: {file}, its record 3, "
+    "cannot be read: Corrupted Riegeli/records file: chunk data hash mismatch"
+  )
+  assert problem(section, num_classes=2).startswith(start)
+  for name in ("dataset_info.json", "features.json"):
+    path = file.with_name(name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert problem(section).startswith(f": data set 'shapes' in {root} is dam")
+    path.write_bytes(whole)
+
+
+def test_floats_in_a_prepared_set(shapes_dir, tmp_path):
+  shutil.copytree(shapes_dir, tmp_path / "copy")
+  file = next((tmp_path / "copy" / "shapes").rglob("features.json"))
+  text = file.read_text()
+  floats = text.replace('"uint8"', '"float32"').replace('"3"', '"1"')
+  assert floats != text
+  file.write_text(floats)
+  assert problem({"name": "shapes", "data_dir": str(tmp_path / "copy")}) == (
+    ": data set 'shapes' has images of float32: use one of uint8 or uint16"
+  )
+
+
+def test_values_that_do_not_fit():
   image = encode(np.zeros((40, 60), np.uint8))
-  with pytest.raises(ImageError, match="40 x 60 pixels, more than 1,000: a fi"):
-    decoding.decode(image, 3)
+  with pytest.raises(ImageError) as error:
+    decoding.decode(image, 3, max_pixels=1000)
+  assert str(error.value) == (
+    "the image has 40 x 60 pixels, more than max_pixels, 1,000: a file that "
+    "fills the memory"
+  )
   with pytest.raises(ValueError, match="is 3, which does not divide .* 8: use"):
     Order(10, 0, 8, repeats=3)
   for fill in ((1, 2), (1, 2, 256)):

@@ -37,6 +37,13 @@ def test_an_npz_file_is_a_data_set(tmp_path):
   np.testing.assert_array_equal(batch["image"], IMAGES[:5, ::-1])
 
 
+def test_a_file_may_be_below_the_home(tmp_path, monkeypatch):
+  np.savez(tmp_path / "set.npz", **ARRAYS)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  source = open_npz("~/set.npz", "train[3:]")
+  assert source.name(2) == "image 2 of train[3:] in ~/set.npz"
+
+
 def test_classes_without_names_are_numbered_over_all_splits(tmp_path):
   path = tmp_path / "set.npz"
   np.savez(path, **(ARRAYS | {"test_labels": np.arange(5) % 3}))
@@ -75,8 +82,16 @@ def test_parts_are_those_of_tfds(split, expected):
 
 
 @pytest.mark.parametrize(
-  "split", ["dev", "train[10:]", "train[:9", "train+val", "train[:5%"]
+  "split", ["dev", "train[:9", "train+val", "train[:5%", "dev[4:2]"]
 )
 def test_there_is_no_such_part(split):
   with pytest.raises(ValueError, match="no split"):
+    parse_split(split, {"train": 10, "val": 5})
+
+
+@pytest.mark.parametrize(
+  "split", ["train[10:]", "train[10:5]", "train[:0]", "train[5%:5%]"]
+)
+def test_a_part_is_empty(split):
+  with pytest.raises(ValueError, match="is empty, of the 10 records"):
     parse_split(split, {"train": 10, "val": 5})

@@ -1,6 +1,7 @@
 """Prepared TFDS sets as sources."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from sklearn.datasets import load_digits
 from flax_resnet import data
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.tfds import TFDSSource
+from flax_resnet.errors import ImageError
+from tests.data.images import damage
 
 
 def test_digits_are_those_of_scikit_learn_in_their_order(data_dir):
@@ -34,6 +37,28 @@ def test_parts_of_a_split(data_dir):
     np.testing.assert_array_equal(part[i]["image"], whole[1077 + i]["image"])
 
 
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_damaged_record_is_skipped_alone(shapes_dir, tmp_path):
+  shutil.copytree(shapes_dir, tmp_path / "copy")
+  file = next((tmp_path / "copy" / "shapes").rglob("*.array_record*"))
+  damage(file, 3)
+  section = {
+    "name": "shapes",
+    "data_dir": str(tmp_path / "copy"),
+    "train_split": "train[2:]",
+    "eval_split": "train",
+    "image_size": 16,
+  }
+  with pytest.raises(ImageError, match=f"^{file}, its record 3, cannot be re"):
+    data.load(section, num_classes=2).train.source[1]
+  evaluation = data.load(section | {"on_error": "skip"}, num_classes=2).eval
+  (batch,) = evaluation.eval_batches(batch_size=10)
+  assert list(np.flatnonzero(~batch["mask"])) == [3]
+  assert evaluation.skipped.take() == 1
+  with pytest.raises(IndexError):
+    evaluation.source[10]
+
+
 def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch, tmp_path):
   home, name = os.path.split(data_dir)
   monkeypatch.setenv("HOME", home)
@@ -48,6 +73,15 @@ def test_a_data_dir_may_start_with_a_tilde(data_dir, monkeypatch, tmp_path):
   assert len(data.load(section, num_classes=10).train) == 1437
   # Else the digits are prepared again, in a folder that is called "~".
   assert not list(tmp_path.iterdir())
+  assert len(TFDSSource("digits", "test", f"~/{name}")) == 360
+
+
+@pytest.mark.parametrize(
+  "split", ["test[10:5]", "test[:0%]", "test[400:]", "test[:9]+test[8:3]"]
+)
+def test_an_empty_part(data_dir, split):
+  with pytest.raises(ValueError, match="data set 'digits': .*split"):
+    TFDSSource("digits", split, data_dir)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

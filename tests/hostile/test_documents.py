@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from flax_resnet import plots
+from flax_resnet import plots, storage
 from flax_resnet.cli import evaluate, flags
 from flax_resnet.errors import reported_as
 from flax_resnet.insight import comparison
@@ -36,14 +36,19 @@ def config():
 def test_damaged_configs(tmp_path, config, count):
   args = argparse.Namespace(
     **{"workdir": tmp_path, "weights": None, "model": None, "config": None},
-    **{"json": True, "overrides": ["seed=1"]},
+    **{"json": True, "overrides": ["seed=1"], "checkpoint": "newest"},
   )
 
   def load():
     with reported_as("config.init_from"):
       load_pretrained(tmp_path, "cifar_resnet8")
 
-  # There is no checkpoint: all of them read the config before it.
+  # A checkpoint without arrays: all of them read the config before those.
+  checkpoint = tmp_path / "checkpoints" / "1"
+  (checkpoint / "state").mkdir(parents=True)
+  (checkpoint / "about").mkdir()
+  storage.write_digests(checkpoint / "state")
+  about = {"config": config, "class_names": list("0123456789")}
   ways = [
     lambda: flags.load_predictor(args),
     lambda: check_workdir(tmp_path, config, default_values(config)),
@@ -53,6 +58,8 @@ def test_damaged_configs(tmp_path, config, count):
 
   def attempt(rng):
     (tmp_path / "config.json").write_bytes(damaged_json(config, rng))
+    metadata = damaged_json(about, rng)
+    (checkpoint / "about" / "metadata").write_bytes(metadata)
     return rng.choice(ways)
 
   survive(tmp_path, count, attempt)

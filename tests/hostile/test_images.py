@@ -63,6 +63,9 @@ def good():
     save("TIFF", compression="jpeg"),
     save("TIFF", "I;16", compression="tiff_adobe_deflate"),
     save("TIFF", "1", compression="group4"),
+    save("TIFF", "I", tiffinfo={281: 255}),
+    save("AVIF"),
+    save("AVIF", "RGBA", exif=exif(5)),
     save("PPM"),
     save("PPM", "L"),
   ]

@@ -36,8 +36,8 @@ SECTIONS = {
   "data": (
     SECTION,
     {
-      *("num_classes", "source", "operations", "options"),
-      *("channels", "interpolation", "fill"),
+      *("part", "num_classes", "class_names", "source", "operations"),
+      *("options", "channels", "interpolation", "fill", "before", "now"),
     },
   ),
   "augment": (

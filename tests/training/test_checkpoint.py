@@ -1,6 +1,8 @@
 """Checkpoints: whole, or not there; damaged ones are set aside."""
 
 import inspect
+import math
+import os
 import random
 import shutil
 import types
@@ -14,14 +16,13 @@ from flax_resnet import sharding, storage
 from flax_resnet.training import InputError, metrics, RunError, train
 from flax_resnet.training.checkpoint import (
   Checkpoints,
-  damage,
   quarantine_damaged,
 )
 from flax_resnet.training.state import NonFinite, TrainState
-from flax_resnet.weights import files, WeightsError
+from flax_resnet.weights import files, load_pretrained, WeightsError
 from tests import recipes
 from tests.drawing import normal
-from tests.runs import assert_same_bits, rows_of, saved_state
+from tests.runs import assert_same_bits, files_of, rows_of, saved_state
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_a_checkpoint_of_another_version_says_so(tmp_path, state):
   del old["average"]
   old["faults"] = old.pop("nonfinite")
   checkpoints = Checkpoints(tmp_path, 2)
-  # Past the check of types: it is no `TrainState`.
+  checkpoints._read_back = True  # Past the checks: it is no `TrainState`.
   save = inspect.unwrap(Checkpoints.save)
   save(checkpoints, types.SimpleNamespace(**old), {}, {})
   checkpoints.close()
@@ -157,12 +158,6 @@ DAMAGE = {
 }
 
 
-def contents(directory):
-  return {
-    path: path.read_bytes() for path in directory.rglob("*") if path.is_file()
-  }
-
-
 def damaged_files(checkpoint, flips):
   """Yields the name of each file, and how it is damaged at the moment."""
   rng = random.Random(0)
@@ -187,7 +182,7 @@ def test_damage_is_noticed_or_does_no_harm(tmp_path, state, flips):
   save(tmp_path, state, {3: 0.5})
   noticed, harmless = set(), set()
   for case in damaged_files(tmp_path / "3", flips):
-    if damage(tmp_path / "3"):
+    if storage.damage(tmp_path / "3"):
       noticed.add(case)
     else:
       checkpoints = Checkpoints(tmp_path, 2)
@@ -202,7 +197,7 @@ def test_damage_is_noticed_or_does_no_harm(tmp_path, state, flips):
     for name, _ in harmless
     if name.startswith("state/") and not name.endswith("commit_success.txt")
   ]
-  assert damage(tmp_path / "3") is None
+  assert storage.damage(tmp_path / "3") is None
 
 
 def damage_arrays(folder):
@@ -270,15 +265,127 @@ def test_a_run_of_nothing_but_damage_is_not_begun_anew(
   shutil.copytree(finished, workdir)
   for step in (2, 4):
     damage_arrays(workdir / "checkpoints" / str(step))
-  before = contents(workdir)
+  before = files_of(workdir)
   with pytest.raises(InputError, match="damaged"):
     train(config, workdir, mesh)
-  assert contents(workdir) == before
+  assert files_of(workdir) == before
 
 
-def test_damaged_weights_are_not_predicted_from(tmp_path, finished):
-  shutil.copytree(finished, tmp_path / "run")
-  files.read_checkpoint(tmp_path / "run")
-  damage_arrays(tmp_path / "run" / "checkpoints" / "4")
-  with pytest.raises(WeightsError, match="damaged"):
-    files.read_checkpoint(tmp_path / "run")
+def empty(folder):
+  """Leaves the folder, as a full disk may."""
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+@pytest.mark.parametrize("harm", [damage_arrays, empty])
+def test_weights_are_those_of_the_newest_sound_checkpoint(
+  tmp_path, finished, harm
+):
+  run = tmp_path / "run"
+  shutil.copytree(finished, run)
+  before = files.read_checkpoint(run / "checkpoints" / "2")
+  harm(run / "checkpoints" / "4")
+  with pytest.warns(UserWarning, match=r"4 \(state/.*: that of step 2 is used"):
+    assert_same_bits(files.read_checkpoint(run), before)
+  with pytest.warns(UserWarning, match="that of step 2"):
+    loaded = load_pretrained(run)
+  assert_same_bits(loaded.variables, before)
+  harm(run / "checkpoints" / "2")
+  with pytest.raises(WeightsError, match="damaged.*and there is no other"):
+    load_pretrained(run)
+
+
+def test_a_checkpoint_alone_says_all_of_its_run(tmp_path, finished):
+  """Network, class names and preprocessing; also far from its workdir."""
+  whole = load_pretrained(finished)
+  shutil.copytree(finished / "checkpoints" / "4", tmp_path / "alone")
+  alone = load_pretrained(tmp_path / "alone")
+  assert_same_bits(alone.variables, whole.variables)
+  assert alone.class_names == whole.class_names == tuple("0123456789")
+  assert alone.preprocessing == whole.preprocessing
+  assert alone.model == whole.model
+
+
+def test_a_checkpoint_is_chosen_by_step_or_score(tmp_path, state):
+  directory = tmp_path / "checkpoints"
+  save(directory, state, {1: 0.3, 2: 0.9, 3: 0.5, 4: None})
+  for which, step in (("newest", 4), ("best", 2), ("3", 3)):
+    assert files.find_checkpoint(tmp_path, which) == directory / str(step)
+  with pytest.raises(WeightsError, match="'9' in .* one of 2, 3, 4"):
+    files.find_checkpoint(tmp_path, "9")
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path, state, score):
+  directory = tmp_path / "checkpoints"
+  save(directory, state, {1: 0.3, 2: 0.9, 3: score, 4: 0.5, 5: 0.4})
+  assert storage.checkpoint_steps(directory) == [5, 4, 2]
+  assert files.find_checkpoint(tmp_path, "best") == directory / "2"
+
+
+# Of the last byte, Python makes what no UTF-8 has.
+NAMES = (
+  "a b",
+  "a]b",
+  "100%",
+  "그림",
+  "~x",
+  "a'b\"c",
+  "x#y",
+  "-rf",
+  "{a}",
+)
+REFUSED = (
+  "a[x]",
+  "[!x]",
+  "a*b",
+  "a?b",
+  "a\\b",
+  "c:",
+  "gs:",
+  os.fsdecode(b"a\xff"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_in_folders_of_any_name(tmp_path, state, name):
+  for folder in (tmp_path / name, tmp_path / name / "inside"):
+    storage.check_can_hold_checkpoint(folder)
+    save(folder / "checkpoints", state, {3: 0.5})
+    found = files.read_checkpoint(folder)
+    assert_same_bits(found, jax.device_get(state.variables))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_folder_for_which_orbax_has_another_meaning_is_refused(
+  tmp_path, name
+):
+  for folder in (tmp_path / name, tmp_path / name / "inside"):
+    with pytest.raises(InputError, match="choose another folder"):
+      storage.check_can_hold_checkpoint(folder)
+
+
+@pytest.mark.parametrize("lost", ["state/manifest.ocdbt", "about/metadata"])
+def test_a_checkpoint_that_was_not_written_whole_ends_the_run(
+  tmp_path, state, lost
+):
+  """Whatever the reason; the first is read back as well."""
+  checkpoints = Checkpoints(tmp_path, 2)
+  checkpoints.save(state, {}, {})
+  checkpoints.save(state.replace(step=jnp.int32(4)), {}, {})
+  checkpoints._manager.wait_until_finished()
+  (tmp_path / "4" / lost).unlink()
+  with pytest.raises(RunError, match=lost):
+    checkpoints.close()
+
+
+def test_the_first_checkpoint_is_read_back(tmp_path, state, monkeypatch):
+  checkpoints = Checkpoints(tmp_path, 2)
+  read = files.read_checkpoint
+  monkeypatch.setattr(
+    files, "read_checkpoint", lambda p: jax.tree.map(np.zeros_like, read(p))
+  )
+  with pytest.raises(RunError, match="batch_stats/.* was not read back"):
+    checkpoints.save(state, {}, {})
+  monkeypatch.undo()
+  checkpoints.close()

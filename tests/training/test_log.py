@@ -67,6 +67,16 @@ def test_a_restart_drops_the_steps_that_come_again(tmp_path):
   assert [event.step for event in scalars] == list(range(1, 9))
 
 
+def test_events_hold_a_row_once_it_is_written(tmp_path):
+  """A run that is killed loses none; TensorBoard is not a line behind."""
+  log = Log(tmp_path, 0, 10)
+  for step in (1, 2):
+    log.write(step, row(step))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")][-1] == step
+  log.close()
+
+
 def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
   log_steps(tmp_path, 0, range(1, 5))
   path = tmp_path / "metrics.jsonl"

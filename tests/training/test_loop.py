@@ -1,6 +1,7 @@
 """Whole runs: their files, where they go on, and what ends them."""
 
 import json
+import re
 import shutil
 import time
 
@@ -130,6 +131,32 @@ def test_a_finished_run_without_its_metrics_is_evaluated_again(
   assert train(long_config, workdir, mesh)["val/top1"] == before["val/top1"]
   (row,) = read_rows(workdir / "metrics.jsonl")
   assert row["step"] == before["step"]
+
+
+def test_a_run_is_lengthened_and_not_shortened(
+  whole, long_config, tmp_path, mesh, capsys
+):
+  """A finished one goes on, by the rate of the longer schedule."""
+  workdir = tmp_path / "run"
+  shutil.copytree(whole, workdir)
+  config = recipes.changed(long_config, {"num_steps": 50})
+  before = runs.files_of(workdir)
+  with pytest.raises(InputError, match=r"num_steps .* 50 steps, .* of 60: "):
+    train(config, workdir, mesh)
+  assert runs.files_of(workdir) == before
+  config = recipes.changed(long_config, {"num_steps": 62, "log_every": 1})
+  assert train(config, workdir, mesh)["step"] == 62
+  out = capsys.readouterr().out
+  assert "continues with log_every (there 4, now 1)" in out
+  match = re.search(
+    r"lengthened from 60 to 62 steps.* after step 60 is (\S+), where it was 0$",
+    out,
+    re.MULTILINE,
+  )
+  rows = read_rows(workdir / "metrics.jsonl")
+  assert [row["step"] for row in rows[-3:]] == [60, 61, 62]
+  assert rows[-2]["learning_rate"] == pytest.approx(float(match[1]), rel=1e-3)
+  assert runs.rows_of(workdir)[:15] == runs.rows_of(whole)
 
 
 def test_evaluation_and_prediction_take_the_average(whole, long_config, mesh):

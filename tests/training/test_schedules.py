@@ -84,3 +84,30 @@ def test_the_rate_follows_its_source(case):
   rate = make_schedule(num_steps, 8192, **({"schedule": "step"} | section))
   found = {step: float(rate(step)) for step in wanted}
   assert found == pytest.approx(wanted, rel=1e-5, abs=1e-8)
+
+
+SCHEDULES = {
+  "cosine": {},
+  "step": {"boundaries": (0.5, 0.75)},
+  "polynomial": {},
+  "one_cycle": {"warmup": 0.3},
+}
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_short_runs_have_a_rate(name, num_steps):
+  """Also the step schedule, where both boundaries may be the same step."""
+  section = {"schedule": name, "learning_rate": 0.4} | SCHEDULES[name]
+  rate = make_schedule(num_steps, 8, **section)
+  rates = [float(rate(step)) for step in range(num_steps + 1)]
+  assert all(0 <= r <= 0.4 + 1e-6 for r in rates)
+  assert rates[-1] == pytest.approx(0.004 if name == "step" else 0, abs=1e-8)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 12])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_warmup_that_is_the_whole_run_is_refused(name, num_steps):
+  section = {"schedule": name, "learning_rate": 0.4} | SCHEDULES[name]
+  with pytest.raises(ValueError, match=rf"warmup is 0.97.* {num_steps} steps"):
+    make_schedule(num_steps, 8, **(section | {"warmup": 0.97}))

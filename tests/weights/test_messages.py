@@ -37,6 +37,14 @@ def workdir(path, config):
   return path / "run"
 
 
+def about(path, config):
+  """Returns a folder that says of which run it is a checkpoint."""
+  values = {"config": config, "class_names": ["a", "b"]}
+  content = json.dumps(values).encode()
+  (path / "1").mkdir()
+  return written(path / "1" / "about" / "metadata", content).parents[1]
+
+
 # A function of a folder and of the tensors of a network; and its message.
 CASES = {
   "no file": (
@@ -101,16 +109,14 @@ CASES = {
     "workdir {path}/run has no checkpoint yet",
   ),
   "a config of no run": (
-    lambda path, _: load_pretrained(
-      workdir(path, RUN | {"model": {"name": 7}})
-    ),
-    "{path}/run/config.json is not that of a run: ",
+    lambda path, _: load_pretrained(about(path, RUN | {"model": {"name": 7}})),
+    "{path}/1/about is not that of a run: ",
   ),
   "a run of no network": (
     lambda path, _: load_pretrained(
-      workdir(path, RUN | {"model": {"name": "cifar_resnet8", "shortcut": "x"}})
+      about(path, RUN | {"model": {"name": "cifar_resnet8", "shortcut": "x"}})
     ),
-    "{path}/run/config.json is not that of a run: ",
+    "{path}/1/about is not that of a run: ",
   ),
   "a name of no repository": (
     lambda *_: hub.fetch("hf-hub:../../etc/passwd"),
