@@ -12,14 +12,19 @@ from flax_resnet.training import setup
 
 
 def spoil(
-  monkeypatch: pytest.MonkeyPatch, config: ConfigDict, *steps: int
+  monkeypatch: pytest.MonkeyPatch,
+  config: ConfigDict,
+  *steps: int,
+  pixel: float = np.nan,
 ) -> None:
-  """Makes the images of some steps NaN, in runs that are set up from here on.
+  """Spoils the images of some steps, in runs that are set up from here on.
 
   Args:
     monkeypatch: ends it.
     config: config of the runs.
     *steps: the steps, from 1.
+    pixel: value of all pixels of their images; default NaN. ReLU on CPU makes
+      0 of it, so that only the gradient of what comes before is NaN.
   """
   seed = jax.random.key(config.seed)
   keys = [jax.random.fold_in(seed, step - 1) for step in steps]
@@ -33,7 +38,7 @@ def spoil(
     def spoiled(key, images, labels):
       now = (jax.random.key_data(key)[None] == bad).all(-1).any()
       images, targets = augment(key, images, labels)
-      return jnp.where(now, jnp.nan, images), targets
+      return jnp.where(now, pixel, images), targets
 
     return spoiled, normalize
 

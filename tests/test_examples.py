@@ -84,7 +84,7 @@ def test_finetune(run, tmp_path):
       pixels[..., channel] += 100
       file = tmp_path / "images" / name / f"{i}.png"
       Image.fromarray(pixels).save(file)
-  model = fr.create_model("cifar_resnet8", stage_features=(8, 16, 16))
+  model = fr.create_model("cifar_resnet8", stage_features=(16, 32, 64))
   drawn = initial_variables(model, jax.random.key(0), (32, 32, 3))
   files.write_checkpoint(tmp_path / "weights", drawn)
   out = run(

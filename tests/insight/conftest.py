@@ -23,7 +23,7 @@ def runs(tmp_path_factory, data_dir):
   return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def coarse_pictures():
   """Pictures have few pixels: to draw them takes most of the time."""
   with matplotlib.rc_context({"savefig.dpi": 40}):
