@@ -39,6 +39,7 @@ _GRACE_SECONDS = 2
 # process 0, which holds JAX's service, for others that are about to end.
 _UNWIND_SECONDS = 10
 _LINGER_SECONDS = 5
+_WELCOME = b"\n"
 _WEEK_IN_MS = 7 * 24 * 60 * 60 * 1000
 
 _rounds = itertools.count()
@@ -265,21 +266,21 @@ class Watch:
   def connect(self, address: tuple[str, int], token: str) -> None:
     """Connects to process 0."""
     connection = socket.create_connection(address, timeout=10)
-    connection.settimeout(None)
     connection.sendall(f"{token} {self._process}\n".encode())
+    if connection.recv(1) != _WELCOME:
+      raise ConnectionError("the connection is closed")
+    connection.settimeout(None)
     self._add(0, connection)
     _start_thread(self._listen, 0, connection.makefile("rb"))
 
   def _welcome(self, connection: socket.socket, token: str) -> None:
     lines = connection.makefile("rb")
-    name, _, process = (
-      lines.readline(100).decode(errors="replace").partition(" ")
-    )
-    if not secrets.compare_digest(name.encode(), token.encode()):
-      connection.close()
-      return
-    self._add(int(process), connection)
-    self._listen(int(process), lines)
+    with contextlib.suppress(OSError):  # Of a stranger, who may do anything.
+      name, _, process = lines.readline(100).partition(b" ")
+      if secrets.compare_digest(name, token.encode()):
+        self._add(int(process), connection)
+        self._listen(int(process), lines, _WELCOME)
+    connection.close()
 
   def _add(self, process: int, connection: socket.socket) -> None:
     # A machine that is lost closes nothing: its end is noticed in 30 s.
@@ -294,8 +295,12 @@ class Watch:
     self._sockets.append(connection)
     self._connections[process] = connection
 
-  def _listen(self, process: int, lines: Iterable[bytes]) -> None:
-    with contextlib.suppress(OSError):
+  def _listen(
+    self, process: int, lines: Iterable[bytes], greeting: bytes = b""
+  ) -> None:
+    """Hears what a process says, until its end; `greeting` is said first."""
+    with contextlib.suppress(OSError, ValueError):  # The last line is cut.
+      self._connections[process].sendall(greeting)
       for line in lines:
         self._hear(Ending(**json.loads(line)))
     self._connections.pop(process)
