@@ -13,10 +13,12 @@ KOREAN = ROOT / "docs" / "skip_connections.ko.md"
 DOCS = sorted(
   {*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "reference.md"}
 )
-# Each of these has something that can be run.
-RUNNABLE = [README, ROOT / "SECURITY.md", *DOCS]
+SECURITY = ROOT / "SECURITY.md"
+# Each of these has something that can be run; docs/around.md alone has no code.
+RUNNABLE = [README, SECURITY, *DOCS]
+RUNNABLE.remove(ROOT / "docs" / "around.md")
 PAGES = [
-  *RUNNABLE,
+  *(README, SECURITY, *DOCS),
   ROOT / "CHANGELOG.md",
   ROOT / "CONTRIBUTING.md",
   *sorted((ROOT / "benchmarks").glob("*.md")),

@@ -25,6 +25,7 @@ import numpy as np
 from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
+from flax_resnet.errors import InputError
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import evaluate
@@ -190,7 +191,11 @@ def _evaluate_and_log(
   if run.due(step, run.recipe.eval_every):
     with timer.paused(state):
       batches = until_stopped(signals.should_stop, run.eval_batches())
-      row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
+      try:
+        row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
+      except InputError:
+        if not signals.stopping:  # Else no batch was asked for.
+          raise
       row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
