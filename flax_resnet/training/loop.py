@@ -27,7 +27,7 @@ from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
-from flax_resnet.training.evaluation import evaluate
+from flax_resnet.training.evaluation import check_counted, evaluate
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.log import describe, Log, Row
 from flax_resnet.training.setup import (
@@ -194,6 +194,7 @@ def _evaluate_and_log(
       row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
+    check_counted(row)
   if run.due(step, run.recipe.log_every):
     row = _training_metrics(run, state, step, timer) | row
     state = state.replace(sums=run.zero_sums())
