@@ -13,12 +13,10 @@ KOREAN = ROOT / "docs" / "skip_connections.ko.md"
 DOCS = sorted(
   {*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "reference.md"}
 )
-SECURITY = ROOT / "SECURITY.md"
-# Each of these has something that can be run; docs/around.md alone has no code.
-RUNNABLE = [README, SECURITY, *DOCS]
-RUNNABLE.remove(ROOT / "docs" / "around.md")
+# Each of these has something that can be run.
+RUNNABLE = [README, ROOT / "SECURITY.md", *DOCS]
 PAGES = [
-  *(README, SECURITY, *DOCS),
+  *RUNNABLE,
   ROOT / "CHANGELOG.md",
   ROOT / "CONTRIBUTING.md",
   *sorted((ROOT / "benchmarks").glob("*.md")),

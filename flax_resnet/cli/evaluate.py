@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
     setup.eval_batches(recipe, split, mesh),
     mesh,
   )
+  evaluation.check_counted(result)
   low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
   if args.json:
     print(storage.to_json({**result, "val/top1_interval": [low, high]}))

@@ -61,18 +61,18 @@ def evaluate(
 
   Returns:
     "val/loss" in nats, "val/top1" and "val/top5" in [0, 1], and "val/count",
-    the number of examples.
-
-  Raises:
-    InputError: if there are none: a mean over nothing would be no number.
+    the number of examples; of none, the means are NaN.
   """
   total = sharding.replicate(metrics.zeros(), mesh)
   for batch in batches:
     total = eval_step(variables, total, sharding.shard_batch(batch, mesh))
-  means = metrics.means(total)
-  if not means["count"]:
+  return {f"val/{key}": mean for key, mean in metrics.means(total).items()}
+
+
+def check_counted(result: Mapping[str, float]) -> None:
+  """Raises InputError for means over nothing, see `evaluate`."""
+  if not result["val/count"]:
     raise InputError(
       "config.data: no image of eval_split can be read: on_error='stop' names "
       "the first of them"
     )
-  return {f"val/{key}": mean for key, mean in means.items()}

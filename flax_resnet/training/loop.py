@@ -25,10 +25,9 @@ import numpy as np
 from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
-from flax_resnet.errors import InputError
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
-from flax_resnet.training.evaluation import evaluate
+from flax_resnet.training.evaluation import check_counted, evaluate
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.log import describe, Log, Row
 from flax_resnet.training.setup import (
@@ -191,14 +190,11 @@ def _evaluate_and_log(
   if run.due(step, run.recipe.eval_every):
     with timer.paused(state):
       batches = until_stopped(signals.should_stop, run.eval_batches())
-      try:
-        row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
-      except InputError:
-        if not signals.stopping:  # Else no batch was asked for.
-          raise
+      row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
       row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
+    check_counted(row)
   if run.due(step, run.recipe.log_every):
     row = _training_metrics(run, state, step, timer) | row
     state = state.replace(sums=run.zero_sums())
