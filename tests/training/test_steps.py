@@ -49,7 +49,7 @@ def variables_after_20_steps(config, values, devices=1):
     (None, "float32", [(8, 1)]),
     *(
       pytest.param(group, "float64", [(2, 1), (4, 20)], marks=pytest.mark.deep)
-      for group in (None, 8, 32)
+      for group in (None, 32)
     ),
   ],
 )
