@@ -159,14 +159,19 @@ def join(start):
 
 
 def ends_of(processes, cause):
-  """Returns codes and last lines; each ends soon after `cause`, if given."""
+  """Returns codes and sentences; each ends soon after `cause`, if given.
+
+  The sentence is the only line, but for what JAX logs as it is lost itself.
+  """
   if cause is not None:
     processes[cause].wait(timeout=240)
   caused, ends = time.monotonic(), []
   for process in processes:
     _, err = process.communicate(timeout=240)
     assert "Traceback" not in err
-    ends.append((process.returncode, err.splitlines()[-1] if err else ""))
+    sentences = re.findall(r"^(?:error|interrupted): .*", err, re.MULTILINE)
+    assert len(sentences) <= 1
+    ends.append((process.returncode, "".join(sentences)))
   assert cause is None or time.monotonic() - caused < 10
   return ends
 
