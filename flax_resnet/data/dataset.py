@@ -366,7 +366,7 @@ def make_train_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       train on the next one in its place.
-    max_pixels: largest number of pixels of an image, see `open_sources`.
+    max_pixels: largest number of pixels of an image, see `open_source`.
     in_memory: whether to decode all images once and keep them, for small sets;
       default False.
 
@@ -447,7 +447,7 @@ def make_eval_split(
       default 1.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
-    max_pixels: largest number of pixels of an image, see `open_sources`.
+    max_pixels: largest number of pixels of an image, see `open_source`.
     in_memory: whether to decode all images once and keep them; default False.
   """
   size = eval_image_size or image_size
