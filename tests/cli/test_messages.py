@@ -53,6 +53,10 @@ CASES = {
   "export {out} --workdir {tmp}": "and no .safetensors:",
   "predict {weights} --weights {weights} --top 0": "--top is 0: use 1 or more",
   "predict {weights} --weights {weights}": "give --model NAME",
+  "predict {weights} --weights {weights} --checkpoint best": (
+    "--checkpoint is one of a run: give its --workdir"
+  ),
+  "evaluate --workdir {workdir} --checkpoint 9": "no checkpoint '9' in",
 }
 
 
