@@ -561,22 +561,44 @@ def test_hosts_of_different_numbers_of_devices_end(launch, tmp_path):
     assert "process 0 has 3 devices and process 1 has 1: " in line
 
 
-@pytest.mark.slow
-def test_a_host_that_cannot_write_says_so_and_ends_the_other(launch, tmp_path):
-  """No file of the second host may be larger than 10 kB.
+NO_SPACE = """
+from flax_resnet import storage
+def fail(directory):
+  raise OSError(28, "No space left on device")
+storage.write_digests = fail
+"""
 
-  Orbax lets each of two waits for the others take its ten minutes.
-  """
-  small = functools.partial(
-    resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000)
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+  ("process", "reason"), [(0, "No space left"), (1, "File too large")]
+)
+def test_a_host_that_cannot_write_ends_the_other(
+  launch, tmp_path, process, reason
+):
+  """Process 0 fails where all have written, 1 where it writes its part."""
+  limit = (1_000, 1_000)  # Of the size of a file, in bytes.
+  run = launch(
+    2,
+    tmp_path / "run",
+    *LONG,
+    each={0: {"patch": NO_SPACE}} if process == 0 else None,
+    before=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+    if process == 1
+    else None,
   )
-  first, second = launch(2, tmp_path / "run", *LONG, before=small)
-  _, err = second.communicate(timeout=1500)
-  assert second.returncode == 1, err
-  assert err.startswith("error: no checkpoint can be written to "), err
-  assert "File too large" in err
-  reason = err.splitlines()[-1].removeprefix("error: ")
-  assert ends_of([first], 0) == [(1, f"error: process 1 has ended: {reason}")]
+  ends = ends_of(run, process)
+  code, own = ends[process]
+  assert (code, own.startswith("error: no checkpoint can be written to ")) == (
+    1,
+    True,
+  ), own
+  assert reason in own
+  said = own.removeprefix("error: ")
+  assert ends[1 - process] == (
+    1,
+    f"error: process {process} has ended: {said}",
+  )
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,23 @@ class DigestingHandler(ocp.StandardCheckpointHandler):
     storage.write_digests(pathlib.Path(directory))
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which ends all hosts when one of them cannot write.
+
+  In Orbax's thread an error waits for the other hosts before it is raised, and
+  they wait for this one, for twenty minutes.
+  """
+
+  def _wait_for_checkpointers(self) -> None:
+    if not hosts.several():
+      return super()._wait_for_checkpointers()
+    try:
+      with _write_errors_reported(self.directory):
+        super()._wait_for_checkpointers()
+    except RunError as error:
+      hosts.exit_after_failure(str(error), 1)
+
+
 class Checkpoints:
   """The checkpoints of a run, written in the background.
 
@@ -64,7 +81,7 @@ class Checkpoints:
     registry.add("state", ocp.args.StandardSave, handler)
     registry.add("state", ocp.args.StandardRestore, handler)
     registry.add("about", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       directory.absolute(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(
@@ -103,7 +120,7 @@ class Checkpoints:
     Raises:
       RunError: if this checkpoint, or the one before it, cannot be written.
     """
-    with self._write_errors_reported():
+    with _write_errors_reported(self._directory):
       self._directory.stat()  # Orbax would make it anew, were it gone.
       self._manager.save(
         int(state.step),
@@ -181,34 +198,35 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Waits for the checkpoint that is being written."""
-    with self._write_errors_reported():
+    with _write_errors_reported(self._directory):
       self._manager.wait_until_finished()
       self._check_written()
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written, and ends the writing."""
-    with self._write_errors_reported():
+    with _write_errors_reported(self._directory):
       self._manager.close()
       self._check_written()
 
-  @contextlib.contextmanager
-  def _write_errors_reported(self) -> Iterator[None]:
-    """Raises a RunError for what Orbax's threads have met with."""
-    try:
-      yield
-    except Exception as error:
-      hosts.give_way()  # To what the loss of one makes of a write.
-      cause = _root_cause(error)
-      if jax.process_count() > 1 and isinstance(
-        cause, (TimeoutError, jax.errors.JaxRuntimeError)
-      ):
-        # Orbax waits for the others, and ends with either where one is gone.
-        raise jax.errors.JaxRuntimeError(str(cause)) from error
-      raise RunError(
-        f"no checkpoint can be written to {self._directory}: "
-        f"{_summary(error)}; those that are complete stay as they are: once it "
-        "can, the same command continues"
-      ) from error
+
+@contextlib.contextmanager
+def _write_errors_reported(directory: Any) -> Iterator[None]:
+  """Raises a RunError for what Orbax's threads have met with."""
+  try:
+    yield
+  except Exception as error:
+    hosts.give_way()  # To what the loss of one makes of a write.
+    cause = _root_cause(error)
+    if jax.process_count() > 1 and isinstance(
+      cause, (TimeoutError, jax.errors.JaxRuntimeError)
+    ):
+      # Orbax waits for the others, and ends with either where one is gone.
+      raise jax.errors.JaxRuntimeError(str(cause)) from error
+    raise RunError(
+      f"no checkpoint can be written to {directory}: "
+      f"{_summary(error)}; those that are complete stay as they are: once it "
+      "can, the same command continues"
+    ) from error
 
 
 def quarantine_damaged(directory: pathlib.Path) -> str:
