@@ -64,13 +64,22 @@ def free_address():
 
 @pytest.fixture
 def start():
-  """Starts Python with arguments; what still runs at the end is killed."""
+  """Starts Python with arguments; what still runs at the end is killed.
+
+  If the tests themselves are killed, it ends after ten minutes of CPU time.
+  """
   started = []
 
   def start(*arguments, devices=1, environ=(), before=None):
     xla_flags = re.sub(
       r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"]
     )
+
+    def limit():
+      resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
+      if before is not None:
+        before()
+
     started.append(
       subprocess.Popen(
         [sys.executable, *map(str, arguments)],
@@ -85,7 +94,7 @@ def start():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=before,
+        preexec_fn=limit,
       )
     )
     return started[-1]

@@ -1,9 +1,9 @@
 """Convert weights between PyTorch and Flax.
 
 .safetensors, .pth, .pt, .th and .bin are PyTorch's (the last four need torch);
-a path with another ending, or a folder, is a Flax checkpoint (Orbax). A run can
-be read as well, by its workdir or one of its checkpoints: it says its model
-itself.
+a name without the ending of a format is a Flax checkpoint, a folder (Orbax). A
+run can be read as well, by its workdir or one of its checkpoints: it says its
+model itself.
 """
 
 import argparse
@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Writes OUT and prints what is in it."""
   flags.check_is_new(args.target)
+  written = (".safetensors", *files.PYTORCH)
+  flags.check_ending(
+    args.target,
+    written,
+    "convert writes safetensors, PyTorch's files, or the folder of a Flax "
+    "checkpoint",
+  )
   if args.names not in {None, *names.CONVENTIONS}:
     raise InputError(
       f"--names is {args.names!r}: use one of {', '.join(names.CONVENTIONS)}"
@@ -41,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     flags.check_model_is_given(args.source, args.model)
   with reported_as(f"convert {args.source}"):
     loaded = pretrained.load_pretrained(args.source, args.model)
-    if args.target.suffix in (".safetensors", *files.PYTORCH):
+    if args.target.suffix.lower() in written:
       tensors = state_dict.to_torch(loaded.variables, loaded.model, args.names)
       files.write(args.target, tensors)
     else:

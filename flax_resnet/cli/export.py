@@ -32,14 +32,6 @@ with epy.lazy_imports():
 
   from flax_resnet import export, models
 
-# Endings of other formats: a file so called would be taken for one of them.
-OTHER_FORMATS = (
-  ".ckpt .engine .gguf .gz .h5 .hdf5 .json .keras .mlir .mlmodel .mlpackage "
-  ".msgpack .npy .npz .ort .pb .pbtxt .pickle .pkl .plan .pt .pt2 .pte .pth "
-  ".safetensors .tar .tflite .th .torchscript .trt .zip"
-)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("target", metavar="OUT", type=flags.path)
   flags.add_network_arguments(parser)
@@ -56,13 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Writes OUT and prints what it takes."""
-  ending = args.target.suffix.lower()
-  if ending in OTHER_FORMATS.split():
-    raise InputError(
-      f"{args.target}: export writes ONNX or StableHLO, and no {ending}: end "
-      "OUT in .onnx or .stablehlo"
-    )
-  as_onnx = ending == ".onnx"
+  flags.check_ending(
+    args.target, (".onnx", ".stablehlo"), "export writes ONNX or StableHLO"
+  )
+  as_onnx = args.target.suffix.lower() == ".onnx"
   if as_onnx and importlib.util.find_spec("onnx") is None:
     raise InputError(
       "the package onnx is not installed: pip install 'flax_resnet[onnx]', or "

@@ -5,7 +5,7 @@ and Ctrl-C while JAX is imported ends a command as at any other time.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import io
@@ -34,6 +34,13 @@ with epy.lazy_imports():
 
 # Characters of an error that are printed; a value in it may have millions.
 MAX_ERROR_LENGTH = 1_500
+# Endings of file formats of this field: what is so called is taken for one.
+_FORMATS = (
+  ".bin .ckpt .engine .gguf .gz .h5 .hdf5 .json .keras .mlir .mlmodel "
+  ".mlpackage .msgpack .npy .npz .onnx .ort .pb .pbtxt .pickle .pkl .plan .pt "
+  ".pt2 .pte .pth .safetensors .stablehlo .tar .tflite .th .torchscript .trt "
+  ".zip"
+).split()
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _formatwarning = warnings.formatwarning
 
@@ -167,6 +174,23 @@ def check_is_new(path: pathlib.Path) -> None:
     raise InputError(f"{path} is there already: choose another OUT")
   if not path.absolute().parent.is_dir():
     raise InputError(f"{path.parent} is not a folder: make it first")
+
+
+def check_ending(
+  path: pathlib.Path, written: Sequence[str], what: str
+) -> None:
+  """Raises InputError if OUT has the ending of a format that is not written.
+
+  Args:
+    path: the OUT.
+    written: endings of the formats that are.
+    what: says which they are, "export writes ONNX".
+  """
+  ending = path.suffix.lower()
+  if ending in _FORMATS and ending not in written:
+    raise InputError(
+      f"{path}: {what}, and no {ending}: end OUT in {' or '.join(written)}"
+    )
 
 
 def check_is_positive(flag: str, value: int) -> None:

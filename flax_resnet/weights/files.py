@@ -71,9 +71,9 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     return named_leaves(read_checkpoint(path))
   if not path.is_file():
     raise WeightsError(f"there is no weight file {path}")
-  if path.suffix == ".safetensors":
+  if path.suffix.lower() == ".safetensors":
     return _read_safetensors(path)
-  if path.suffix in PYTORCH:
+  if path.suffix.lower() in PYTORCH:
     return _read_pytorch(path)
   raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
 
@@ -125,14 +125,14 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     WeightsError: for another ending.
   """
   path = pathlib.Path(path)
-  if path.suffix not in (".safetensors", *PYTORCH):
+  if path.suffix.lower() not in (".safetensors", *PYTORCH):
     raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
   # safetensors writes the numbers of a transposed view in another order.
   arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
-  if path.suffix in PYTORCH:
+  if path.suffix.lower() in PYTORCH:
     _check_torch(path)
   with storage.replacing(path) as partial:
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
       safetensors.numpy.save_file(arrays, partial)
     else:
       torch.save({k: torch.tensor(v) for k, v in arrays.items()}, partial)

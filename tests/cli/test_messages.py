@@ -30,6 +30,11 @@ CASES = {
   "convert {weights} {tmp}/a/b.pth --model x": "is not a folder",
   "convert {weights} {out} --model cifar_resnet32": "missing: layer1.3.bn1",
   "convert {weights} {out} --model x --names keras": "--names is 'keras'",
+  "convert {weights} {tmp}/net.onnx --model x": (
+    "net.onnx: convert writes safetensors, PyTorch's files, or the folder of a "
+    "Flax checkpoint, and no .onnx: end OUT in .safetensors or .pth or"
+  ),
+  "convert {weights} {tmp}/net.H5 --model x": "and no .h5:",
   "convert {weights} {out}": "does not say of which network: give --model NAME",
   "evaluate": "give either --workdir or --weights",
   "evaluate --weights {weights}": "--weights needs --model, and --config",

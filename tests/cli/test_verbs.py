@@ -31,7 +31,7 @@ def test_models(call, monkeypatch):
 
 
 def test_convert_there_and_back(call, weights, tmp_path):
-  flax, back = tmp_path / "flax", tmp_path / "back.safetensors"
+  flax, back = tmp_path / "flax", tmp_path / "back.SafeTensors"
   code, out, err = call("convert", weights, flax, "--model", "cifar_resnet20")
   assert (code, err) == (0, "")
   assert out == f"{flax}: cifar_resnet20, 269,722 parameters, 10 classes\n"
