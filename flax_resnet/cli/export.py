@@ -32,6 +32,7 @@ with epy.lazy_imports():
 
   from flax_resnet import export, models
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("target", metavar="OUT", type=flags.path)
   flags.add_network_arguments(parser)

@@ -40,7 +40,7 @@ _FORMATS = (
   ".mlpackage .msgpack .npy .npz .onnx .ort .pb .pbtxt .pickle .pkl .plan .pt "
   ".pt2 .pte .pth .safetensors .stablehlo .tar .tflite .th .torchscript .trt "
   ".zip"
-).split()
+)
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _formatwarning = warnings.formatwarning
 
@@ -176,9 +176,7 @@ def check_is_new(path: pathlib.Path) -> None:
     raise InputError(f"{path.parent} is not a folder: make it first")
 
 
-def check_ending(
-  path: pathlib.Path, written: Sequence[str], what: str
-) -> None:
+def check_ending(path: pathlib.Path, written: Sequence[str], what: str) -> None:
   """Raises InputError if OUT has the ending of a format that is not written.
 
   Args:
@@ -187,7 +185,7 @@ def check_ending(
     what: says which they are, "export writes ONNX".
   """
   ending = path.suffix.lower()
-  if ending in _FORMATS and ending not in written:
+  if ending in _FORMATS.split() and ending not in written:
     raise InputError(
       f"{path}: {what}, and no {ending}: end OUT in {' or '.join(written)}"
     )

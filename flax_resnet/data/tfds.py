@@ -3,6 +3,7 @@
 `tensorflow_datasets` is slow to import, so this module is imported lazily.
 """
 
+from collections.abc import Iterator
 import contextlib
 import importlib.util
 import io
@@ -200,9 +201,10 @@ def prepare_digits(data_dir: str | None) -> tfds.core.DatasetBuilder:
   if not builder.is_prepared():
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a banner.
       tfds.disable_progress_bar()
-      builder.download_and_prepare(
-        file_format=tfds.core.FileFormat.ARRAY_RECORD
-      )
+      with _write_errors_reported(builder):
+        builder.download_and_prepare(
+          file_format=tfds.core.FileFormat.ARRAY_RECORD
+        )
   return builder
 
 
@@ -261,10 +263,11 @@ def _prepare_with_tensorflow(
   except tfds.core.DatasetNotFoundError as error:
     raise ValueError(f"TFDS has no data set {name!r}") from error
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-      file_format=tfds.core.FileFormat.ARRAY_RECORD,
-    )
+    with _write_errors_reported(builder):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+        file_format=tfds.core.FileFormat.ARRAY_RECORD,
+      )
   except Exception as error:
     instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     if not instructions or not _is_missing_file(error):
@@ -276,6 +279,15 @@ def _prepare_with_tensorflow(
       "where they are by --manual-dir DIR"
     ) from error
   return builder
+
+
+@contextlib.contextmanager
+def _write_errors_reported(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+  """Raises an OSError for what array_record raises of a full disk."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(f"{builder.data_path} cannot be written: {error}") from error
 
 
 def _is_missing_file(error: Exception) -> bool:

@@ -43,13 +43,24 @@ class DigestingHandler(ocp.StandardCheckpointHandler):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, which ends all hosts when one of them cannot write.
+  """Orbax's manager, for runs of several hosts."""
 
-  In Orbax's thread an error waits for the other hosts before it is raised, and
-  they wait for this one, for twenty minutes.
-  """
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False; `StopSignals` is the only one to ask JAX.
+
+    JAX lets the hosts agree on the number that comes after the last one that
+    each has asked with. Orbax asks with the step, `StopSignals` with the number
+    of its calls, which is larger: it would never see what they agree on.
+    """
+    del step
+    return False
 
   def _wait_for_checkpointers(self) -> None:
+    """Ends all hosts if this one cannot write.
+
+    In this thread of Orbax's an error waits for the other hosts before it is
+    raised, and they wait for this one, for twenty minutes.
+    """
     if not hosts.several():
       return super()._wait_for_checkpointers()
     try:

@@ -8,6 +8,7 @@ import shutil
 import types
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,6 +89,20 @@ def test_the_latest_and_the_best_stay_also_after_a_restart(tmp_path, state):
   assert storage.checkpoint_steps(tmp_path) == [5, 4, 2]
   save(tmp_path, state, {6: 0.1, 7: 0.8})
   assert storage.checkpoint_steps(tmp_path) == [7, 6, 2]
+
+
+def test_only_the_loop_asks_for_the_step_to_stop_at(
+  tmp_path, state, monkeypatch
+):
+  """Orbax would ask with its own numbers, and a signal could be lost."""
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils,
+    "reached_preemption_sync_point",
+    lambda number: asked.append(number),
+  )
+  save(tmp_path, state, {1: None, 2: None})
+  assert not asked
 
 
 def test_an_empty_folder_has_no_step(tmp_path):
