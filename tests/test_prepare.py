@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import resource
 import types
 
 import pytest
@@ -19,6 +20,19 @@ def test_prepare_digits(tmp_path, prepare):
   code, out, err = prepare("digits", "--data-dir", tmp_path)
   assert (code, err) == (0, "")
   assert out == f"{tmp_path}/digits/1.0.0: train 1,437, test 360\n"
+
+
+def test_a_disk_that_is_full(tmp_path, prepare):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+  try:
+    code, _, err = prepare("digits", "--data-dir", tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert code == 2
+  start = f"error: prepare digits: {tmp_path}/digits/1.0.0 cannot be written: "
+  assert err.startswith(start)
+  assert "File too large" in err
 
 
 def test_without_tensorflow(tmp_path, monkeypatch, prepare):
