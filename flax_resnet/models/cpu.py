@@ -13,13 +13,17 @@ import functools
 import jax
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+import numpy as np
 
 Pair = tuple[int, int]
 
 # The layout of images, kernels and outputs.
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
+_MOST_CHANNELS_OF_EIGEN = 16  # More are YNNPACK's, in JAX 0.10 and 0.12.
+_BLOCK = 32  # Channels of the dense convolutions that a grouped one becomes.
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -79,43 +83,83 @@ def conv(
   ),
 )
 def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
-  convolve = functools.partial(
+  plain = functools.partial(
     lax.conv_general_dilated,
     window_strides=strides,
     padding=padding,
     rhs_dilation=dilation,
     feature_group_count=groups,
+    dimension_numbers=_CANONICAL,
     **others,
   )
-  plain = functools.partial(convolve, dimension_numbers=_CANONICAL)
-  on_cpu: Callable[..., Array] = plain
   out = jax.eval_shape(plain, x, kernel).shape
   sides = zip(kernel.shape[:2], x.shape[1:3], out[1:3], strict=True)
-  if groups == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
-    on_cpu = functools.partial(_as_dot, strides=strides)
-  elif groups == 1 and any(size > min(side) for size, *side in sides):
+  on_cpu: Callable[..., Array]
+  if groups > 1:
     on_cpu = functools.partial(
-      _by_patches,
+      _grouped,
+      groups=groups,
       strides=strides,
       padding=padding,
       dilation=dilation,
-      out=out,
+      **others,
     )
-  elif groups == 1:
-    on_cpu = functools.partial(_canonical, convolve)
-  on_cpu = functools.partial(_between_barriers, on_cpu)
+  elif any(size > min(side) for size, *side in sides):
+    on_cpu = _apart(
+      functools.partial(
+        _by_patches,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        out=out,
+      )
+    )
+  else:
+    on_cpu = functools.partial(
+      _dense, strides=strides, padding=padding, dilation=dilation, **others
+    )
   return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
-def _between_barriers(convolve, x, kernel):
-  """Keeps what is around a convolution out of it.
+def _apart(function):
+  """Returns a function that stays a call in the compiled program.
 
-  Its weight gradient reads x and dy in another order of the axes; without
-  barriers XLA computes the BatchNorm and ReLU behind them once more, in that
-  order, which took half of the time of a ResNet-20's step.
+  XLA's default pipeline inlines calls and drops optimization barriers before
+  it fuses; this attribute it keeps, and nothing is fused across such a call.
+  Otherwise, as a weight gradient reads x and dy in another order of the axes,
+  it computes the BatchNorm and ReLU behind them once more, in that order, which
+  took half of the time of a ResNet-20's step. (The attribute reaches the calls
+  within: `jnp.pad` would become one of its own.)
   """
-  x = lax.optimization_barrier(x)
-  return lax.optimization_barrier(convolve(x, kernel))
+
+  @functools.wraps(function)
+  def call(*arrays):
+    with set_xla_metadata(inlineable="false"):
+      return jax.jit(function)(*arrays)
+
+  return call
+
+
+def _dense(x, kernel, *, strides: Pair, padding, dilation: Pair, **others):
+  """A convolution in the form that Eigen computes on all cores.
+
+  XLA hands convolutions of more than 16 channels to YNNPACK, which computes
+  them on one core, unless the image is dilated. So image and kernel are dilated
+  by 2 along the rows, at twice the stride and the padding: the same sum.
+  """
+  rows, columns = padding
+  times = 2 if max(kernel.shape[2:]) > _MOST_CHANNELS_OF_EIGEN else 1
+  convolve = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=(times * strides[0], strides[1]),
+    padding=(tuple(times * n for n in rows), columns),
+    lhs_dilation=(times, 1),
+    rhs_dilation=(times * dilation[0], dilation[1]),
+    **others,
+  )
+  if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
+    return _pointwise(convolve, strides, x, kernel)
+  return _canonical(convolve, x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -125,7 +169,11 @@ def _canonical(convolve, x, kernel):
   Elsewhere than at the top of a program (in a loop, in a called function) XLA's
   CPU compiler takes plain loops for any other layout, tens of times slower.
   """
-  return convolve(x, kernel, dimension_numbers=_CANONICAL)
+  return _apart(_in_layout(convolve, *_CANONICAL))(x, kernel)
+
+
+def _in_layout(convolve, *layout):
+  return functools.partial(convolve, dimension_numbers=layout)
 
 
 @functools.partial(_canonical.defjvp, symbolic_zeros=True)
@@ -135,13 +183,11 @@ def _canonical_jvp(convolve, primals, tangents):
   dx, dkernel = tangents
   parts = []
   if not isinstance(dx, SymbolicZero):
-    swapped = kernel.transpose(0, 1, 3, 2)
-    parts.append(
-      convolve(dx, swapped, dimension_numbers=("NHWC", "HWOI", "NHWC"))
-    )
+    parts.append(_image_tangent(convolve, dx, kernel))
 
   # Checkpointed, so that x is kept for the gradient, and not its transpose too.
   @jax.checkpoint
+  @_apart
   def kernel_tangent(x, dkernel):
     dy = convolve(
       x.transpose(3, 1, 2, 0),
@@ -156,23 +202,90 @@ def _canonical_jvp(convolve, primals, tangents):
   return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
 
 
-def _as_dot(x, kernel, *, strides: Pair):
-  """Convolves by 1x1: every pixel times one matrix."""
-  return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+def _image_tangent(convolve, dx, kernel):
+  @_apart
+  def tangent(dx, kernel):
+    swapped = kernel.transpose(0, 1, 3, 2)
+    return _in_layout(convolve, "NHWC", "HWOI", "NHWC")(dx, swapped)
+
+  return tangent(dx, kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _pointwise(convolve, strides: Pair, x, kernel):
+  """A 1x1 convolution, whose kernel gradient is one product of matrices."""
+  return _apart(_in_layout(convolve, *_CANONICAL))(x, kernel)
+
+
+@functools.partial(_pointwise.defjvp, symbolic_zeros=True)
+def _pointwise_jvp(convolve, strides, primals, tangents):
+  x, kernel = primals
+  dx, dkernel = tangents
+  parts = []
+  if not isinstance(dx, SymbolicZero):
+    parts.append(_image_tangent(convolve, dx, kernel))
+
+  @_apart
+  def kernel_tangent(x, dkernel):
+    # Of two axes: of four, XLA transposes and copies x before the product.
+    x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
+    dy = x.reshape(-1, x.shape[-1]) @ dkernel[0, 0]
+    return dy.reshape(*x.shape[:-1], -1)
+
+  if not isinstance(dkernel, SymbolicZero):
+    parts.append(kernel_tangent(x, dkernel))
+  y = _pointwise(convolve, strides, x, kernel)
+  return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
+
+
+def _grouped(x, kernel, *, groups: int, **options):
+  """A grouped convolution as dense ones of some 32 channels.
+
+  Each has a kernel that is zero outside of its groups. XLA computes the kernel
+  gradient of a grouped convolution on CPU in plain loops, a hundred times
+  slower than these.
+  """
+  inside, features = kernel.shape[2], kernel.shape[3] // groups
+  merged = max(
+    n
+    for n in range(1, groups + 1)
+    if groups % n == 0 and (n == 1 or n * inside <= _BLOCK)
+  )
+  rows = np.arange(merged * inside)[:, None] // inside
+  mask = (rows == np.arange(merged * features) // features)[None, None]
+  parts = []
+  for first in range(0, groups, merged):
+    block = lax.slice_in_dim(
+      kernel, first * features, (first + merged) * features, axis=3
+    )
+    block = jnp.tile(block, (1, 1, merged, 1)) * mask
+    part = lax.slice_in_dim(
+      x, first * inside, (first + merged) * inside, axis=3
+    )
+    parts.append(_dense(part, block, **options))
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 
 
 def _by_patches(x, kernel, *, strides: Pair, padding, dilation: Pair, out):
   """Convolves a map smaller than the kernel, where XLA takes plain loops."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  zero = jnp.zeros((), x.dtype)
+  edges = ((0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0))
+  x = lax.pad(x, zero, edges)
   height, width, channels, features = kernel.shape
 
   def under_tap(row, column):
     top, left = row * dilation[0], column * dilation[1]
-    return x[
-      :,
-      top : top + (out[1] - 1) * strides[0] + 1 : strides[0],
-      left : left + (out[2] - 1) * strides[1] + 1 : strides[1],
-    ]
+    return lax.slice(
+      x,
+      (0, top, left, 0),
+      (
+        x.shape[0],
+        top + (out[1] - 1) * strides[0] + 1,
+        left + (out[2] - 1) * strides[1] + 1,
+        channels,
+      ),
+      (1, *strides, 1),
+    )
 
   patches = [under_tap(i, j) for i in range(height) for j in range(width)]
   matrix = kernel.reshape(height * width * channels, features)
