@@ -21,12 +21,10 @@ def normalised(case: Case):
   return (arrays(case)[0].astype("float32") - 127.5) / 64
 
 
-def _jitted(apply, variables, images, options=None) -> Work:
+def _jitted(apply, variables, images) -> Work:
   import jax
 
-  compiled = jax.jit(
-    functools.partial(apply, train=False), compiler_options=options
-  )
+  compiled = jax.jit(functools.partial(apply, train=False))
   variables, images = jax.device_put((variables, images))
 
   def work(count: int) -> None:
@@ -42,7 +40,6 @@ def ours(case: Case, *, folded: bool) -> Work:
   import jax.numpy as jnp
 
   import flax_resnet as fr
-  from flax_resnet.models import cpu
 
   model = fr.create_model(
     case.model,
@@ -55,8 +52,7 @@ def ours(case: Case, *, folded: bool) -> Work:
   )
   if folded:
     model, variables = fr.fold_batch_norm(model, variables)
-  options = cpu.compiler_options(jax.default_backend())
-  return _jitted(model.apply, variables, images, options)
+  return _jitted(model.apply, variables, images)
 
 
 def flax_example(case: Case) -> Work:

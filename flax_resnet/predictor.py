@@ -25,7 +25,7 @@ from flax_resnet.data.folder import (
   warn_of_others,
 )
 from flax_resnet.errors import ImageError
-from flax_resnet.models import cpu, ResNet
+from flax_resnet.models import ResNet
 from flax_resnet.models.variables import Variables
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
 from flax_resnet.weights.pretrained import Pretrained
@@ -154,10 +154,7 @@ class Predictor:
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:
-    return jax.jit(
-      lambda *args: jax.nn.softmax(self.logits(*args)),
-      compiler_options=cpu.compiler_options(jax.default_backend()),
-    )
+    return jax.jit(lambda *args: jax.nn.softmax(self.logits(*args)))
 
 
 def find_images(names: Sequence[str]) -> list[pathlib.Path]:

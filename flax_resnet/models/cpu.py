@@ -2,9 +2,8 @@
 
 On GPU and TPU they are XLA's own. On CPU, where some of XLA's are many times
 slower, another formulation of the same sum is taken: outputs and gradients are
-equal to rounding. `benchmarks/train_step.py` measures both. A program that
-trains on CPU should pass `compiler_options("cpu")` to its `jax.jit`, as
-`training.steps` does.
+equal to rounding, and `jax.jit` needs no options. docs/cpu.md says why each is
+as it is; `benchmarks/train_step.py` measures them.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,24 +23,6 @@ Pair = tuple[int, int]
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 _MOST_CHANNELS_OF_EIGEN = 16  # More are YNNPACK's, in JAX 0.10 and 0.12.
 _BLOCK = 32  # Channels of the dense convolutions that a grouped one becomes.
-
-
-def compiler_options(platform: str) -> dict[str, str]:
-  """Returns `compiler_options` of `jax.jit` for a training step.
-
-  Args:
-    platform: name of a JAX backend: "cpu", "gpu", "tpu".
-  """
-  if platform != "cpu":
-    return {}
-  # XLA's CPU compiler drops optimization barriers before it fuses.
-  options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-  if jax.__version_info__ < (0, 13):  # The latest that it was measured with.
-    # YNNPACK's convolutions are slower than Eigen's (on 0.10, on one core).
-    options["xla_cpu_experimental_ynn_fusion_type"] = (
-      "LIBRARY_FUSION_TYPE_REDUCE"
-    )
-  return options
 
 
 def conv(
@@ -83,6 +64,7 @@ def conv(
   ),
 )
 def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
+  window = {"strides": strides, "padding": padding, "dilation": dilation}
   plain = functools.partial(
     lax.conv_general_dilated,
     window_strides=strides,
@@ -94,30 +76,12 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
   )
   out = jax.eval_shape(plain, x, kernel).shape
   sides = zip(kernel.shape[:2], x.shape[1:3], out[1:3], strict=True)
-  on_cpu: Callable[..., Array]
-  if groups > 1:
-    on_cpu = functools.partial(
-      _grouped,
-      groups=groups,
-      strides=strides,
-      padding=padding,
-      dilation=dilation,
-      **others,
-    )
-  elif any(size > min(side) for size, *side in sides):
-    on_cpu = _apart(
-      functools.partial(
-        _by_patches,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        out=out,
-      )
-    )
+  if any(size > min(side) for size, *side in sides):
+    on_cpu = _apart(functools.partial(_by_patches, out=out, **window))
   else:
-    on_cpu = functools.partial(
-      _dense, strides=strides, padding=padding, dilation=dilation, **others
-    )
+    on_cpu = functools.partial(_dense, **window, **others)
+  if groups > 1:
+    on_cpu = functools.partial(_grouped, on_cpu, groups)
   return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
@@ -148,97 +112,83 @@ def _dense(x, kernel, *, strides: Pair, padding, dilation: Pair, **others):
   by 2 along the rows, at twice the stride and the padding: the same sum.
   """
   rows, columns = padding
-  times = 2 if max(kernel.shape[2:]) > _MOST_CHANNELS_OF_EIGEN else 1
-  convolve = functools.partial(
-    lax.conv_general_dilated,
-    window_strides=(times * strides[0], strides[1]),
-    padding=(tuple(times * n for n in rows), columns),
-    lhs_dilation=(times, 1),
-    rhs_dilation=(times * dilation[0], dilation[1]),
-    **others,
+
+  def convolve(x, kernel, times, layout=_CANONICAL):
+    return lax.conv_general_dilated(
+      x,
+      kernel,
+      window_strides=(times * strides[0], strides[1]),
+      padding=(tuple(times * n for n in rows), columns),
+      lhs_dilation=(times, 1),
+      rhs_dilation=(times * dilation[0], dilation[1]),
+      dimension_numbers=layout,
+      **others,
+    )
+
+  # Dilated, the 7x7 stem takes longer than by YNNPACK, and so does what is
+  # dilated already: the image's gradient of a strided convolution.
+  few = max(kernel.shape[2:]) <= _MOST_CHANNELS_OF_EIGEN
+  few |= kernel.shape[0] > 3 and kernel.shape[2] <= 3
+  forward = functools.partial(convolve, times=1 if few else 2)
+  backward = functools.partial(
+    convolve,
+    times=1 if few or max(strides) > 1 else 2,
+    layout=("NHWC", "HWOI", "NHWC"),
   )
   if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
-    return _pointwise(convolve, strides, x, kernel)
-  return _canonical(convolve, x, kernel)
+    kernel_tangent = functools.partial(_pointwise_kernel_tangent, strides)
+  else:
+    # There the examples are the channels.
+    kernel_tangent = functools.partial(
+      _kernel_tangent,
+      functools.partial(convolve, times=2, layout=("CHWN", "IHWO", "HWNC")),
+    )
+  return _differentiated(forward, backward, kernel_tangent, x, kernel)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _canonical(convolve, x, kernel):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _differentiated(forward, backward, kernel_tangent, x, kernel):
   """A convolution whose gradients are in canonical layout too.
 
   Elsewhere than at the top of a program (in a loop, in a called function) XLA's
   CPU compiler takes plain loops for any other layout, tens of times slower.
   """
-  return _apart(_in_layout(convolve, *_CANONICAL))(x, kernel)
+  del backward, kernel_tangent
+  return forward(x, kernel)
 
 
-def _in_layout(convolve, *layout):
-  return functools.partial(convolve, dimension_numbers=layout)
-
-
-@functools.partial(_canonical.defjvp, symbolic_zeros=True)
-def _canonical_jvp(convolve, primals, tangents):
+@functools.partial(_differentiated.defjvp, symbolic_zeros=True)
+def _differentiated_jvp(forward, backward, kernel_tangent, primals, tangents):
   """Tangents in the layouts whose transposes, by JAX's rules, are canonical."""
   x, kernel = primals
   dx, dkernel = tangents
+
   parts = []
   if not isinstance(dx, SymbolicZero):
-    parts.append(_image_tangent(convolve, dx, kernel))
-
-  # Checkpointed, so that x is kept for the gradient, and not its transpose too.
-  @jax.checkpoint
-  @_apart
-  def kernel_tangent(x, dkernel):
-    dy = convolve(
-      x.transpose(3, 1, 2, 0),
-      dkernel.transpose(2, 0, 1, 3),
-      dimension_numbers=("CHWN", "IHWO", "HWNC"),
-    )
-    return dy.transpose(2, 0, 1, 3)
-
+    parts.append(backward(dx, kernel.transpose(0, 1, 3, 2)))
   if not isinstance(dkernel, SymbolicZero):
-    parts.append(kernel_tangent(x, dkernel))
-  y = _canonical(convolve, x, kernel)
+    # Checkpointed, so that x is kept for the gradient and not its transpose,
+    # which is computed within the call.
+    tangent = jax.checkpoint(kernel_tangent, prevent_cse=False)
+    parts.append(_apart(tangent)(x, dkernel))
+  y = _differentiated(forward, backward, kernel_tangent, x, kernel)
   return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
 
 
-def _image_tangent(convolve, dx, kernel):
-  @_apart
-  def tangent(dx, kernel):
-    swapped = kernel.transpose(0, 1, 3, 2)
-    return _in_layout(convolve, "NHWC", "HWOI", "NHWC")(dx, swapped)
-
-  return tangent(dx, kernel)
+def _kernel_tangent(convolve, x, dkernel):
+  dy = convolve(x.transpose(3, 1, 2, 0), dkernel.transpose(2, 0, 1, 3))
+  return dy.transpose(2, 0, 1, 3)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _pointwise(convolve, strides: Pair, x, kernel):
-  """A 1x1 convolution, whose kernel gradient is one product of matrices."""
-  return _apart(_in_layout(convolve, *_CANONICAL))(x, kernel)
+def _pointwise_kernel_tangent(strides: Pair, x, dkernel):
+  """That of a 1x1 convolution, whose transpose is one product of matrices."""
+  # Of two axes: of four, XLA transposes and copies x before the product.
+  x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
+  dy = x.reshape(-1, x.shape[-1]) @ dkernel[0, 0]
+  return dy.reshape(*x.shape[:-1], -1)
 
 
-@functools.partial(_pointwise.defjvp, symbolic_zeros=True)
-def _pointwise_jvp(convolve, strides, primals, tangents):
-  x, kernel = primals
-  dx, dkernel = tangents
-  parts = []
-  if not isinstance(dx, SymbolicZero):
-    parts.append(_image_tangent(convolve, dx, kernel))
-
-  @_apart
-  def kernel_tangent(x, dkernel):
-    # Of two axes: of four, XLA transposes and copies x before the product.
-    x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
-    dy = x.reshape(-1, x.shape[-1]) @ dkernel[0, 0]
-    return dy.reshape(*x.shape[:-1], -1)
-
-  if not isinstance(dkernel, SymbolicZero):
-    parts.append(kernel_tangent(x, dkernel))
-  y = _pointwise(convolve, strides, x, kernel)
-  return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
-
-
-def _grouped(x, kernel, *, groups: int, **options):
+def _grouped(convolve, groups: int, x, kernel):
   """A grouped convolution as dense ones of some 32 channels.
 
   Each has a kernel that is zero outside of its groups. XLA computes the kernel
@@ -262,7 +212,7 @@ def _grouped(x, kernel, *, groups: int, **options):
     part = lax.slice_in_dim(
       x, first * inside, (first + merged) * inside, axis=3
     )
-    parts.append(_dense(part, block, **options))
+    parts.append(convolve(part, block))
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from flax_resnet import sharding
 from flax_resnet.augment import Normalize
 from flax_resnet.errors import InputError
-from flax_resnet.models import cpu, ResNet
+from flax_resnet.models import ResNet
 from flax_resnet.training import losses, metrics
-from flax_resnet.training.steps import Batch, platform
 
 
 def make_eval_step(
@@ -38,11 +37,7 @@ def make_eval_step(
     sums = metrics.sums(each, logits, batch["label"], batch["mask"])
     return metrics.add(total, sums)
 
-  return jax.jit(
-    eval_step,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=cpu.compiler_options(platform(mesh)),
-  )
+  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
 
 
 def evaluate(

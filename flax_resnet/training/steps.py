@@ -16,7 +16,7 @@ import optax
 from flax_resnet import sharding
 from flax_resnet.augment import Augment
 from flax_resnet.errors import RunError
-from flax_resnet.models import cpu, ResNet
+from flax_resnet.models import ResNet
 from flax_resnet.models.layers import at_least_float32
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.accumulation import accumulate_gradients
@@ -151,7 +151,6 @@ class TrainStep:
       train_step if steps_per_call == 1 else train_steps,
       donate_argnums=0,
       out_shardings=sharding.replicated(self.mesh),
-      compiler_options=cpu.compiler_options(platform(self.mesh)),
     )
 
 
@@ -181,11 +180,6 @@ class CompiledByShape:
     # without a word.
     with jax.transfer_guard("disallow"):
       return self._compiled(state, batch)
-
-
-def platform(mesh: Mesh) -> str:
-  """Returns "cpu", "gpu" or "tpu"."""
-  return mesh.devices.flat[0].platform
 
 
 def finite_or_before(

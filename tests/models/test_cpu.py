@@ -1,5 +1,6 @@
 """What is computed otherwise on CPU equals the plain operation."""
 
+import collections
 import functools
 import re
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flax_resnet
 from flax_resnet.models import cpu
 from tests.drawing import normal
 
@@ -82,23 +84,69 @@ def both_convs(kernel, strides=1, dilation=1, groups=1):
     (2, 3, {"kernel": 3, "dilation": 2}),
     (5, 6, {"kernel": 7, "strides": 2}),
     (2, 2, {"kernel": 3, "groups": 2}),
+    # Of more than 16 channels, the dilated forms.
+    (6, 5, {"kernel": 3, "channels": (16, 20)}),
+    (7, 6, {"kernel": 3, "strides": 2, "channels": (16, 20)}),
+    (7, 6, {"kernel": 3, "dilation": 2, "channels": (16, 20)}),
+    (7, 6, {"kernel": 1, "strides": 2, "channels": (20, 16)}),
+    (6, 5, {"kernel": 3, "groups": 4, "channels": (80, 40)}),
+    (6, 5, {"kernel": 3, "groups": 2, "channels": (80, 84)}),
+    (6, 5, {"kernel": 3, "groups": 6, "channels": (6, 12)}),
   ],
 )
 def test_convolution_and_its_gradients(height, width, settings):
+  channels, features = settings.get("channels", (4, 6))
   size, groups = settings["kernel"], settings.get("groups", 1)
+  settings = {k: v for k, v in settings.items() if k != "channels"}
   assert_equal(
     value_and_gradients,
     *both_convs(**settings),
-    draw(0, (3, height, width, 4)),
-    draw(1, (size, size, 4 // groups, 6)),
+    draw(0, (3, height, width, channels)),
+    draw(1, (size, size, channels // groups, features)),
   )
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_a_convolution_has_second_derivatives(strides):
-  arguments = draw(0, (2, 5, 6, 3)), draw(1, (3, 3, 3, 2))
-  convs = both_convs(kernel=3, strides=strides)
-  assert_equal(second_derivatives, *convs, *arguments)
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"kernel": 3},
+    {"kernel": 3, "strides": 2},
+    {"kernel": 1},
+    {"kernel": 3, "groups": 2},
+  ],
+)
+def test_a_convolution_has_second_derivatives(settings):
+  groups, size = settings.get("groups", 1), settings["kernel"]
+  kernel = draw(1, (size, size, 18 // groups, 4))
+  assert_equal(
+    second_derivatives, *both_convs(**settings), draw(0, (2, 5, 6, 18)), kernel
+  )
+
+
+def test_a_convolution_is_mapped_rematerialised_and_sharded():
+  """`vmap`, `remat`, and `shard_map` over all devices, with gradients."""
+
+  def mapped(convolve, x, kernels):
+    y = jax.vmap(jax.checkpoint(convolve), (None, 0))(x, kernels)
+    return jnp.tanh(y)
+
+  def sharded(convolve, x, kernels):
+    parts = jax.sharding.PartitionSpec("data")
+    mesh = jax.make_mesh(
+      (len(jax.devices()),), ("data",), (jax.sharding.AxisType.Auto,)
+    )
+    return jax.shard_map(
+      lambda x, kernel: convolve(x, kernel),
+      mesh=mesh,
+      in_specs=(parts, jax.sharding.PartitionSpec()),
+      out_specs=parts,
+    )(x, kernels[0])
+
+  convs = both_convs(kernel=3)
+  x, kernels = draw(0, (8, 5, 6, 18)), draw(1, (2, 3, 3, 18, 4))
+  for use in (mapped, sharded):
+    ours, plain = (functools.partial(use, convolve) for convolve in convs)
+    assert_equal(value_and_gradients, ours, plain, x, kernels)
 
 
 def test_a_convolution_in_a_loop_is_in_the_layout_that_the_cpu_is_fast_at():
@@ -133,18 +181,31 @@ def test_nothing_is_convolved_for_a_gradient_that_nobody_wants():
   assert (count((0, 1)), count((0,)), count((1,))) == (3, 2, 2)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_only_the_cpu_has_formulations_of_its_own(size):
-  convolve, _ = both_convs(kernel=size)
-  traced = jax.jit(convolve).trace(
-    draw(0, (2, 2, 2, 4)), draw(1, (size, size, 4, 4))
-  )
-  on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
-  on_tpu = traced.lower(lowering_platforms=("tpu",)).as_text()
-  assert "dot_general" in on_cpu
-  assert "convolution" not in on_cpu
-  assert "convolution" in on_tpu
-  assert "barrier" not in on_tpu
+@pytest.mark.parametrize("settings", [{"kernel": 3}, {"kernel": 1}])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_only_the_cpu_has_formulations_of_its_own(settings, groups):
+  size = settings["kernel"]
+  ours, plain = both_convs(**settings, groups=groups)
+  arguments = draw(0, (2, 6, 6, 20)), draw(1, (size, size, 20 // groups, 20))
+
+  def lowered(convolve, platform):
+    slope = jax.grad(lambda *a: convolve(*a).sum(), (0, 1))
+    traced = jax.jit(slope).trace(*arguments)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+  for platform in ("cuda", "tpu"):
+    convolutions = [
+      re.findall(r"stablehlo.convolution.*", lowered(each, platform))
+      for each in (ours, plain)
+    ]
+    operations = [
+      sorted(re.sub(r"%[\w#]+", "", line) for line in lines)
+      for lines in convolutions
+    ]
+    assert operations[0] == operations[1]
+    assert "inlineable" not in lowered(ours, platform)
+    assert "barrier" not in lowered(ours, platform)
+  assert "inlineable" in lowered(ours, "cpu")
 
 
 plain_max_pool = functools.partial(
@@ -186,13 +247,64 @@ def test_batch_norm_and_its_derivatives(measure):
   assert_equal(measure, our_batch_norm, plain_batch_norm, *arguments)
 
 
-def test_barriers_are_kept_up_to_fusion():
-  """Without them a training step takes twice as long on CPU."""
-  convolve, _ = both_convs(kernel=3)
-  compiled = (
-    jax.jit(convolve, compiler_options=cpu.compiler_options("cpu"))
-    .lower(draw(0, (2, 8, 8, 4)), draw(1, (3, 3, 4, 4)))
-    .compile()
-  )
-  assert "opt-barrier" in compiled.as_text()
-  assert cpu.compiler_options("gpu") == {}
+def compiled_step(name):
+  """Returns the program of a network's gradients by a plain `jax.jit`.
+
+  Four blocks, of which the last one's 3x3 convolution is of maps of 2x2.
+  """
+  with jax.enable_x64(False):
+    model = flax_resnet.create_model(
+      name,
+      num_classes=4,
+      stage_sizes=(1, 1, 1, 1),
+      stage_features=(64, 64, 64, 64),
+    )
+    images = jnp.ones((32, 64, 64, 3))
+    variables = jax.eval_shape(
+      functools.partial(model.init, train=False), jax.random.key(0), images
+    )
+
+    def loss(params, batch_stats, images):
+      variables = {"params": params, "batch_stats": batch_stats}
+      logits, _ = model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+      )
+      return jnp.square(logits).mean()
+
+    lowered = jax.jit(jax.grad(loss)).lower(
+      variables["params"], variables["batch_stats"], images
+    )
+    return lowered.compile().as_text()
+
+
+@pytest.mark.parametrize(
+  ("name", "stems", "kernels", "patches"),
+  [
+    ("resnet50", 1, 4, 1),
+    ("resnet50d", 0, 6, 1),
+    # The grouped ones are four dense ones each of 32 channels.
+    ("resnext50_32x4d", 1, 1 + 4 + 4 + 4, 4),
+  ],
+)
+def test_no_convolution_of_a_step_is_ynnpacks(name, stems, kernels, patches):
+  """But the one of 7x7; each kernel's gradient is in a call of its own."""
+  program = compiled_step(name)
+  computations = re.split(r"\n(?=%|ENTRY)", program)
+  of_ynnpack = {
+    re.search(r"calls=(%[\w.-]+)", line)[1]
+    for line in program.splitlines()
+    if "__ynn_fusion" in line
+  }
+  convolutions = [
+    text
+    for text in computations
+    if " convolution(" in text and text.split()[0] in of_ynnpack
+  ]
+  assert len(convolutions) == stems
+  assert all("f32[7,7,3,64]" in text for text in convolutions)
+  calls = re.findall(r" call\(.*to_apply=%(\w+?)_?[.\d]", program)
+  assert collections.Counter(calls) == {
+    "_kernel_tangent": kernels,
+    "_pointwise_kernel_tangent": 12,
+    "_by_patches": 2 * patches,  # Forward and backward.
+  }
