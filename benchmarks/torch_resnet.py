@@ -7,16 +7,22 @@ from torch import nn
 import torch.nn.functional as F  # noqa: N812 - as everywhere
 
 
-def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-  return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+def conv(
+  inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+  return nn.Conv2d(
+    inputs, outputs, size, stride, size // 2, groups=groups, bias=False
+  )
 
 
 class Block(nn.Module):
-  def __init__(self, inputs, width, stride, bottleneck, identity):
+  def __init__(self, inputs, width, stride, bottleneck, identity, groups):
     super().__init__()
     outputs = 4 * width if bottleneck else width
+    if groups > 1:  # ResNeXt's 4 channels a group, in the first stage.
+      width = width * groups * 4 // 64
     convs = (
-      [conv(inputs, width, 1), conv(width, width, 3, stride)]
+      [conv(inputs, width, 1), conv(width, width, 3, stride, groups)]
       if bottleneck
       else [conv(inputs, width, 3, stride)]
     )
@@ -55,6 +61,7 @@ class ResNet(nn.Module):
     bottleneck: bool,
     cifar: bool,
     num_classes: int,
+    groups: int = 1,
   ):
     super().__init__()
     inputs = widths[0]
@@ -69,7 +76,7 @@ class ResNet(nn.Module):
     for stage, (size, width) in enumerate(zip(sizes, widths, strict=True)):
       for block in range(size):
         stride = 2 if stage and not block else 1
-        blocks.append(Block(inputs, width, stride, bottleneck, cifar))
+        blocks.append(Block(inputs, width, stride, bottleneck, cifar, groups))
         inputs = 4 * width if bottleneck else width
     self.body = nn.Sequential(*stem, *blocks)
     self.head = nn.Linear(inputs, num_classes)

@@ -7,8 +7,10 @@
 Prints images/s of each (median of the rounds, and the range) and the ratio to
 PyTorch eager, round by round. Every step is forward, cross-entropy, backward
 and momentum SGD on one batch that lies on the device; ours and the example's
-also sum metrics, and ours normalises uint8 pixels. PyTorch's convolutions are
-channels_last; its threads are as many as the cores.
+also sum metrics, and ours normalises uint8 pixels. "Own jit" is a step as a
+user of the modules writes it; `--before DIR` adds both of another checkout of
+this repository. PyTorch's convolutions are channels_last; its threads are as
+many as the cores.
 """
 
 import argparse
@@ -35,6 +37,7 @@ class Case:
     bottleneck: The kind of block.
     cifar: 3x3 stem, zero-padded identity shortcuts, 10 classes.
     bfloat16: Computed in bfloat16, with float32 parameters.
+    groups: Groups of the 3x3 convolutions, of ResNeXt.
   """
 
   model: str
@@ -44,6 +47,7 @@ class Case:
   bottleneck: bool = False
   cifar: bool = False
   bfloat16: bool = False
+  groups: int = 1
 
   @property
   def widths(self) -> tuple[int, ...]:
@@ -63,6 +67,9 @@ CASES = {
   "resnet18-128": resnet(18, (2, 2, 2, 2), 128, 32),
   "resnet50-224": resnet(50, (3, 4, 6, 3), 224, 8),
   "resnet18-64": resnet(18, (2, 2, 2, 2), 64, 32),
+  "resnext50-96": Case(
+    "resnext50_32x4d", (3, 4, 6, 3), 96, 8, bottleneck=True, groups=32
+  ),
 }
 ON_GPU = {
   f"resnet{depth}-224": resnet(depth, sizes, 224, 256)
@@ -130,6 +137,55 @@ def ours(case: Case, **options) -> Work:
   return _repeated(*our_step(case, **options))
 
 
+def own_jit(case: Case) -> Work:
+  """A step as a user writes it: the module, optax and a plain `jax.jit`."""
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  import flax_resnet as fr
+
+  model = fr.create_model(
+    case.model,
+    num_classes=case.num_classes,
+    dtype=jnp.bfloat16 if case.bfloat16 else jnp.float32,
+  )
+  images, labels = arrays(case)
+  images = jax.device_put((images.astype("float32") - 127.5) / 64)
+  labels = jax.device_put(labels)
+  variables = jax.jit(functools.partial(model.init, train=False))(
+    jax.random.key(0), images[:1]
+  )
+  optimizer = optax.chain(
+    optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9, nesterov=True)
+  )
+
+  def step(state, batch):
+    params, batch_stats, momentum = state
+
+    def loss(params):
+      variables = {"params": params, "batch_stats": batch_stats}
+      logits, updates = model.apply(
+        variables, batch[0], train=True, mutable=["batch_stats"]
+      )
+      each = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+      return each.mean(), updates["batch_stats"]
+
+    grads, batch_stats = jax.grad(loss, has_aux=True)(params)
+    updates, momentum = optimizer.update(grads, momentum, params)
+    return [optax.apply_updates(params, updates), batch_stats, momentum]
+
+  params = variables["params"]
+  state = [params, variables["batch_stats"], optimizer.init(params)]
+  return _repeated(jax.jit(step, donate_argnums=0), state, (images, labels))
+
+
+def before(case: Case, *, make, folder: str) -> Work:
+  """What `make` makes with the package in another checkout."""
+  sys.path.insert(0, folder)
+  return make(case)
+
+
 def _repeated(step, state, batch) -> Work:
   import jax
 
@@ -150,6 +206,8 @@ def flax_step(case: Case):
   import jax
   import jax.numpy as jnp
 
+  if case.groups > 1:
+    raise ValueError("it has no groups")
   dtype = jnp.bfloat16 if case.bfloat16 else jnp.float32
   model = flax_example.ResNet(
     case.sizes,
@@ -184,7 +242,12 @@ def pytorch(case: Case, *, compiled: bool) -> Work:
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.backends.cudnn.benchmark = True
   model = torch_resnet.ResNet(
-    case.sizes, case.widths, case.bottleneck, case.cifar, case.num_classes
+    case.sizes,
+    case.widths,
+    case.bottleneck,
+    case.cifar,
+    case.num_classes,
+    case.groups,
   )
   images, labels = arrays(case)
   image = torch.from_numpy((images.astype("float32") - 127.5) / 64)
@@ -207,6 +270,7 @@ def pytorch(case: Case, *, compiled: bool) -> Work:
 
 CONTENDERS = {
   "ours": ours,
+  "own jit": own_jit,
   "flax example": flax_example,
   "pytorch eager": functools.partial(pytorch, compiled=False),
   "torch.compile": functools.partial(pytorch, compiled=True),
@@ -284,7 +348,18 @@ def compare(
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--seconds", type=float, default=5)
   parser.add_argument("--json", action="store_true")
+  parser.add_argument(
+    "--before",
+    metavar="DIR",
+    help="checkout of this repository to compare with",
+  )
   flags = parser.parse_args()
+  if flags.before:
+    for name in sorted({"ours", "own jit"} & contenders.keys()):
+      contenders[f"{name}, before"] = functools.partial(
+        before, make=contenders[name], folder=os.path.abspath(flags.before)
+      )
+      flags.only += [f"{name}, before"] if name in flags.only else []
   print(versions(), file=sys.stderr)
   rows = []
   for name in flags.cases or CASES:

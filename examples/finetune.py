@@ -28,7 +28,6 @@ import numpy as np
 import optax
 
 from flax_resnet.data import crops
-from flax_resnet.models import cpu
 from flax_resnet.weights import files, load_pretrained, preprocessing
 
 Example = tuple[pathlib.Path, int]
@@ -65,12 +64,11 @@ def main() -> None:
   expected = loaded.preprocessing or preprocessing.IMAGENET
   mean, std = map(np.asarray, (expected.mean, expected.std))
   size = flags.size or expected.image_size
-  options = cpu.compiler_options(jax.default_backend())
 
   def apply(variables, pixels, **how):
     return model.apply(variables, (pixels / 255.0 - mean) / std, **how)
 
-  @jax.jit(compiler_options=options)
+  @jax.jit
   def count_right(variables, pixels, labels):
     logits = apply(variables, pixels, train=False)
     return (logits.argmax(-1) == labels).sum()
@@ -92,7 +90,7 @@ def main() -> None:
       each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       return each.mean(), updates["batch_stats"]
 
-    @jax.jit(donate_argnums=(0, 1), compiler_options=options)
+    @jax.jit(donate_argnums=(0, 1))
     def step(variables, moments, key, pixels, labels):
       mirrored = jax.random.bernoulli(key, shape=(len(pixels), 1, 1, 1))
       pixels = jnp.where(mirrored, pixels[:, :, ::-1], pixels)

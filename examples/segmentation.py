@@ -24,7 +24,6 @@ import numpy as np
 import optax
 
 import flax_resnet as fr
-from flax_resnet.models import cpu
 
 CLASSES = ("background", "square", "disc", "triangle")
 SIZE = 64  # Pixels.
@@ -142,8 +141,7 @@ def main() -> None:
     updates, moments = optimizer.update(gradients, moments, params)
     return optax.apply_updates(params, updates), batch_stats, moments, loss
 
-  options = cpu.compiler_options(jax.default_backend())
-  step = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=options)
+  step = jax.jit(step, donate_argnums=(0, 1, 2))
   params, batch_stats = variables["params"], variables["batch_stats"]
   moments = optimizer.init(params)
   start = time.perf_counter()

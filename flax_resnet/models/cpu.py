@@ -6,7 +6,7 @@ equal to rounding, and `jax.jit` needs no options. docs/cpu.md says why each is
 as it is; `benchmarks/train_step.py` measures them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 
 import jax

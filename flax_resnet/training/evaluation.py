@@ -12,6 +12,7 @@ from flax_resnet.augment import Normalize
 from flax_resnet.errors import InputError
 from flax_resnet.models import ResNet
 from flax_resnet.training import losses, metrics
+from flax_resnet.training.steps import Batch
 
 
 def make_eval_step(

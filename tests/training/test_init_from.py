@@ -251,7 +251,7 @@ def test_nothing_is_computed_backwards_through_a_frozen_trunk(config, path):
     counts.append((step, forward))
   (full, _), (step, forward) = counts
   assert step == forward + 1  # The gradient of the head's kernel.
-  assert full > 2 * step
+  assert full >= 2 * step
 
 
 def test_the_optimizer_remembers_nothing_of_a_frozen_trunk(config, path):
