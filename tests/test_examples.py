@@ -42,6 +42,7 @@ def percent(text, out):
   return float(re.search(r"([\d.]+)%", line)[1])
 
 
+@pytest.mark.deep
 def test_embeddings(run, config, tmp_path, mesh):
   with config.model.unlocked():
     config.model.stage_sizes = (1, 1)
@@ -75,6 +76,7 @@ def test_segmentation(run, tmp_path):
   assert width(picture) > 500
 
 
+@pytest.mark.deep
 def test_finetune(run, tmp_path):
   rng = np.random.default_rng(0)
   for channel, name in enumerate(("rot", "grün", "blau 색")):

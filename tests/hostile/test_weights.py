@@ -159,7 +159,9 @@ def test_damaged_pytorch_files(tmp_path, count):
   assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(
+  "count", [pytest.param(300, marks=pytest.mark.deep), COUNTS[1]]
+)
 def test_damaged_checkpoints(tmp_path, count):
   whole, folder = tmp_path / "whole", tmp_path / "weights"
   head = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}

@@ -79,6 +79,7 @@ def test_a_plain_run_has_no_picture_of_residuals(inspected):
   assert "inspect_residuals" not in pictures
 
 
+@pytest.mark.deep
 def test_untrained_networks_are_inspected(inspect, monkeypatch, tmp_path):
   thin = functools.partial(
     fr.create_model, stage_sizes=(1, 1), stage_features=(4, 8)
@@ -150,6 +151,7 @@ def test_plain_runs_of_the_same_name(inspect, runs, tmp_path):
   assert "residuals" not in out
 
 
+@pytest.mark.deep
 def test_a_run_that_diverged_is_inspected(inspect, run, monkeypatch):
   loaded = load_pretrained(run)
   nan = jax.tree.map(lambda leaf: leaf * float("nan"), loaded.variables)
