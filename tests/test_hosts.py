@@ -4,10 +4,8 @@ Where the run itself does not matter, they only join, and then do one line of
 Python: it is the start that costs.
 """
 
-import functools
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -70,19 +68,18 @@ def start():
   """
   started = []
 
-  def start(*arguments, devices=1, environ=(), before=None):
+  def start(*arguments, devices=1, environ=(), limits="ulimit -t 600"):
     xla_flags = re.sub(
       r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"]
     )
 
-    def limit():
-      resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
-      if before is not None:
-        before()
-
     started.append(
       subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        # Without `preexec_fn`, for which Python would fork.
+        [
+          *("sh", "-c", f'{limits} && exec "$@"', "sh"),
+          *(sys.executable, *map(str, arguments)),
+        ],
         cwd=recipes.ROOT,
         env={
           **os.environ,
@@ -94,7 +91,6 @@ def start():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
       )
     )
     return started[-1]
@@ -109,10 +105,11 @@ def start():
 def launch(start, recipe):
   """Starts so many processes of a run.
 
-  `each` has flags, devices and `patch`, Python to be run before, by process.
+  `each` has, by process: flags, devices, arguments of `start`, and `patch`,
+  Python to be run before.
   """
 
-  def launch(count, workdir, *flags, devices=2, before=None, each=None):
+  def launch(count, workdir, *flags, devices=2, each=None):
     address, each = free_address(), each or {}
     return [
       start(
@@ -123,7 +120,7 @@ def launch(start, recipe):
         f"--num_processes={count}",
         f"--process_id={process}",
         devices=each.get(process, {}).get("devices", devices),
-        before=before if process == count - 1 else None,
+        **each.get(process, {}).get("start", {}),
       )
       for process in range(count)
     ]
@@ -586,16 +583,11 @@ def test_a_host_that_cannot_write_ends_the_other(
   launch, tmp_path, process, reason
 ):
   """Process 0 fails where all have written, 1 where it writes its part."""
-  limit = (1_000, 1_000)  # Of the size of a file, in bytes.
-  run = launch(
-    2,
-    tmp_path / "run",
-    *LONG,
-    each={0: {"patch": NO_SPACE}} if process == 0 else None,
-    before=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
-    if process == 1
-    else None,
-  )
+  each = {
+    0: {"patch": NO_SPACE},
+    1: {"start": {"limits": "ulimit -f 1"}},  # Blocks of 512 or 1,024 bytes.
+  }
+  run = launch(2, tmp_path / "run", *LONG, each={process: each[process]})
   ends = ends_of(run, process)
   code, own = ends[process]
   assert (code, own.startswith("error: no checkpoint can be written to ")) == (
