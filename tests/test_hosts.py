@@ -341,7 +341,7 @@ DEEP = pytest.mark.deep
 LONG = ("--config.num_steps=100000", "--config.log_every=1")
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize(
   ("signum", "codes"),
   [(signal.SIGTERM, (143, 143)), (signal.SIGINT, (143, 130))],
