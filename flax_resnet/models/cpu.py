@@ -127,8 +127,8 @@ def _dense(x, kernel, *, strides: Pair, padding, dilation: Pair, **others):
 
   # Dilated, the 7x7 stem takes longer than by YNNPACK, and so does what is
   # dilated already: the image's gradient of a strided convolution.
-  few = max(kernel.shape[2:]) <= _MOST_CHANNELS_OF_EIGEN
-  few |= kernel.shape[0] > 3 and kernel.shape[2] <= 3
+  stem = kernel.shape[0] > 3 and kernel.shape[2] <= 3
+  few = stem or max(kernel.shape[2:]) <= _MOST_CHANNELS_OF_EIGEN
   forward = functools.partial(convolve, times=1 if few else 2)
   backward = functools.partial(
     convolve,
