@@ -68,6 +68,7 @@ class _Manager(ocp.CheckpointManager):
         super()._wait_for_checkpointers()
     except RunError as error:
       hosts.exit_after_failure(str(error), 1)
+      raise  # The hosts do not watch each other: `join_hosts` was not called.
 
 
 class Checkpoints:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet import sharding, storage
+from flax_resnet import hosts, sharding, storage
 from flax_resnet.training import InputError, metrics, RunError, train
 from flax_resnet.training.checkpoint import (
   Checkpoints,
@@ -103,6 +103,20 @@ def test_only_the_loop_asks_for_the_step_to_stop_at(
   )
   save(tmp_path, state, {1: None, 2: None})
   assert not asked
+
+
+def test_hosts_that_do_not_watch_each_other_hear_of_a_failed_write(
+  tmp_path, state, monkeypatch
+):
+  """As where somebody else has called `jax.distributed.initialize`."""
+
+  def fail(directory):
+    raise OSError("no space")
+
+  monkeypatch.setattr(hosts, "several", lambda: True)
+  monkeypatch.setattr(storage, "write_digests", fail)
+  with pytest.raises(RunError, match="no checkpoint can be .*no space"):
+    save(tmp_path, state, {1: None})
 
 
 def test_an_empty_folder_has_no_step(tmp_path):
