@@ -77,7 +77,7 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
   out = jax.eval_shape(plain, x, kernel).shape
   sides = zip(kernel.shape[:2], x.shape[1:3], out[1:3], strict=True)
   if any(size > min(side) for size, *side in sides):
-    on_cpu = _apart(functools.partial(_by_patches, out=out, **window))
+    on_cpu = _as_call(functools.partial(_by_patches, out=out, **window))
   else:
     on_cpu = functools.partial(_dense, **window, **others)
   if groups > 1:
@@ -85,7 +85,7 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
   return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
-def _apart(function):
+def _as_call(function):
   """Returns a function that stays a call in the compiled program.
 
   XLA's default pipeline inlines calls and drops optimization barriers before
@@ -129,8 +129,8 @@ def _dense(x, kernel, *, strides: Pair, padding, dilation: Pair, **others):
   # dilated already: the image's gradient of a strided convolution.
   stem = kernel.shape[0] > 3 and kernel.shape[2] <= 3
   few = stem or max(kernel.shape[2:]) <= _MOST_CHANNELS_OF_EIGEN
-  forward = functools.partial(convolve, times=1 if few else 2)
-  backward = functools.partial(
+  output = functools.partial(convolve, times=1 if few else 2)
+  image_tangent = functools.partial(
     convolve,
     times=1 if few or max(strides) > 1 else 2,
     layout=("NHWC", "HWOI", "NHWC"),
@@ -143,35 +143,37 @@ def _dense(x, kernel, *, strides: Pair, padding, dilation: Pair, **others):
       _kernel_tangent,
       functools.partial(convolve, times=2, layout=("CHWN", "IHWO", "HWNC")),
     )
-  return _differentiated(forward, backward, kernel_tangent, x, kernel)
+  return _with_gradients(output, image_tangent, kernel_tangent, x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _differentiated(forward, backward, kernel_tangent, x, kernel):
+def _with_gradients(output, image_tangent, kernel_tangent, x, kernel):
   """A convolution whose gradients are in canonical layout too.
 
   Elsewhere than at the top of a program (in a loop, in a called function) XLA's
   CPU compiler takes plain loops for any other layout, tens of times slower.
   """
-  del backward, kernel_tangent
-  return forward(x, kernel)
+  del image_tangent, kernel_tangent
+  return output(x, kernel)
 
 
-@functools.partial(_differentiated.defjvp, symbolic_zeros=True)
-def _differentiated_jvp(forward, backward, kernel_tangent, primals, tangents):
+@functools.partial(_with_gradients.defjvp, symbolic_zeros=True)
+def _with_gradients_jvp(
+  output, image_tangent, kernel_tangent, primals, tangents
+):
   """Tangents in the layouts whose transposes, by JAX's rules, are canonical."""
   x, kernel = primals
   dx, dkernel = tangents
 
   parts = []
   if not isinstance(dx, SymbolicZero):
-    parts.append(backward(dx, kernel.transpose(0, 1, 3, 2)))
+    parts.append(image_tangent(dx, kernel.transpose(0, 1, 3, 2)))
   if not isinstance(dkernel, SymbolicZero):
     # Checkpointed, so that x is kept for the gradient and not its transpose,
     # which is computed within the call.
     tangent = jax.checkpoint(kernel_tangent, prevent_cse=False)
-    parts.append(_apart(tangent)(x, dkernel))
-  y = _differentiated(forward, backward, kernel_tangent, x, kernel)
+    parts.append(_as_call(tangent)(x, dkernel))
+  y = _with_gradients(output, image_tangent, kernel_tangent, x, kernel)
   return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
 
 
