@@ -62,11 +62,12 @@ class ResNet(nn.Module):
     cifar: bool,
     num_classes: int,
     groups: int = 1,
+    channels: int = 3,
   ):
     super().__init__()
     inputs = widths[0]
     stem = [
-      conv(3, inputs, 3) if cifar else conv(3, inputs, 7, 2),
+      conv(channels, inputs, 3) if cifar else conv(channels, inputs, 7, 2),
       nn.BatchNorm2d(inputs),
       nn.ReLU(inplace=True),
     ]

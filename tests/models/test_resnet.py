@@ -221,6 +221,44 @@ def test_head_dropout_drops_pooled_features_in_training():
   assert_close(evaluated, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ("name", "num_classes"), [("cifar_resnet8", 1), ("seresnet50", 3)]
+)
+def test_a_step_in_float32_is_that_in_float64(name, num_classes):
+  """With the norms that a run logs, sums of squares of small products.
+
+  JAX 0.10.2 is said to miscompute such (https://github.com/jax-ml/jax, issue
+  39103). Softplus in place of ReLU, which has a kink.
+  """
+  sizes = {"stage_sizes": (1, 1), "stage_features": (4, 8), "stem": "cifar"}
+
+  def norms(dtype):
+    images = normal(5, (3, 6, 5, 3), np.float64)
+    model = fr.create_model(
+      name, num_classes=num_classes, dtype=dtype, param_dtype=dtype, **sizes
+    )
+    variables = jax.tree.map(
+      lambda leaf: jnp.asarray(leaf, dtype),
+      variables_of(model, images.shape, np.float64),
+    )
+
+    @jax.jit
+    def step(variables):
+      gradients, (logits, _) = train_step(
+        model, variables, images.astype(dtype)
+      )
+      squares = jax.tree.map(lambda leaf: jnp.square(leaf).sum(), gradients)
+      head = jnp.square(gradients["head"]["kernel"]).sum(0)
+      return squares, head, jnp.square(logits).sum(0)
+
+    return step(variables)
+
+  with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(nn, "relu", nn.softplus)
+    wanted, found = norms("float64"), norms("float32")
+  assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
 def test_groups_are_per_device_batch_norm():
   """Against each device's own BatchNorm, as pmap had it, by `shard_map`."""
   mesh = sharding.make_mesh(jax.devices()[:4])
