@@ -6,8 +6,8 @@
 Images/s, memory and the time to the first step's end, ours and PyTorch eager in
 turn. Memory is the peak of the resident set in steps after the first, less that
 after the frameworks were imported, each contender in a process of its own.
-"Work" is the network's multiply-adds, so a net whose row falls behind the others
-grows faster than its work. Linux only.
+"Work" is the network's multiply-adds: what falls behind grows faster than it.
+Linux only.
 """
 
 import argparse
@@ -49,9 +49,7 @@ class Sized(Case):
 
 def cifar(depth: int, batch: int, **others) -> Sized:
   blocks = ((depth - 2) // 6,) * 3
-  return Sized(
-    f"cifar_resnet{depth}", blocks, 32, batch, cifar=True, **others
-  )
+  return Sized(f"cifar_resnet{depth}", blocks, 32, batch, cifar=True, **others)
 
 
 def imagenet(size: int, batch: int, classes: int) -> Sized:

@@ -16,10 +16,9 @@ from imagenet_resnet50 import get_config as imagenet
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = imagenet()
+def get_config(batch_size: int = 64) -> ConfigDict:
+  config = imagenet(batch_size)
   config.update(
-    batch_size=64,
     eval_batch_size=64,
     num_epochs=30,
     log_every=10,
@@ -44,6 +43,10 @@ def get_config() -> ConfigDict:
   )
   config.loss.label_smoothing = 0.1
   config.optim.update(
-    learning_rate=0.05, schedule="cosine", warmup=0.1, weight_decay=5e-4
+    learning_rate=0.1 * batch_size / 256,
+    schedule="cosine",
+    warmup=0.1,
+    warmup_start=0.0,
+    weight_decay=5e-4,
   )
   return config

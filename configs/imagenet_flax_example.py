@@ -16,8 +16,8 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
+def get_config(batch_size: int = 1024) -> ConfigDict:
+  config = goyal(batch_size)
   config.num_epochs = 100
   config.model.norm_group_size = 128
   config.optim.update(schedule="cosine", warmup=5 / 100, warmup_start=0.0)

@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
   config.optim.update(
     name="lars",
     learning_rate=10.5,
-    reference_batch_size=None,
     schedule="polynomial",
     power=2.0,
     warmup=2 / 37,

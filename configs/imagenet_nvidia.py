@@ -16,16 +16,14 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
-  config.update(
-    batch_size=2048, num_epochs=250, eval_every=625, checkpoint_every=625
-  )
+def get_config(batch_size: int = 2048) -> ConfigDict:
+  config = goyal(batch_size)
+  config.update(num_epochs=250, eval_every=625, checkpoint_every=625)
   config.model.norm_group_size = 256
   config.augment.mixup = 0.2
   config.loss.label_smoothing = 0.1
   config.optim.update(
-    learning_rate=0.256,
+    learning_rate=0.256 * batch_size / 256,
     schedule="cosine",
     warmup=8 / 250,
     warmup_start=0.0,

@@ -19,22 +19,20 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
-  config.update(
-    batch_size=4096, num_epochs=88, eval_every=312, checkpoint_every=312
-  )
+def get_config(batch_size: int = 4096) -> ConfigDict:
+  config = goyal(batch_size)
+  peak = 1.7 * batch_size / 4096
+  config.update(num_epochs=88, eval_every=312, checkpoint_every=312)
   config.model.update(zero_init_residual=False, norm_group_size=512)
   config.data.update(
     image_size=192, early_image_sizes=((71 / 88, 160),), eval_image_size=256
   )
   config.loss.label_smoothing = 0.1
   config.optim.update(
-    learning_rate=1.7,
-    reference_batch_size=None,
+    learning_rate=peak,
     schedule="one_cycle",
     warmup=2 / 88,
-    warmup_start=1.7e-4,
+    warmup_start=1e-4 * peak,
     nesterov=False,
   )
   return config

@@ -21,10 +21,9 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
+def get_config(batch_size: int = 4096) -> ConfigDict:
+  config = goyal(batch_size)
   config.update(
-    batch_size=4096,
     num_epochs=350,
     eval_every=312,
     checkpoint_every=312,

@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
   config.optim.update(
     name="lamb",
     learning_rate=5e-3,
-    reference_batch_size=None,
     schedule="cosine",
     warmup=5 / 300,
     warmup_start=0.0,

@@ -15,12 +15,11 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
-  config.update(batch_size=256, eval_every=5_004, checkpoint_every=5_004)
+def get_config(batch_size: int = 256) -> ConfigDict:
+  config = goyal(batch_size)
+  config.update(eval_every=5_004, checkpoint_every=5_004)
   config.model.zero_init_residual = False
   config.optim.update(
-    reference_batch_size=None,
     warmup=0.0,
     boundaries=(30 / 90, 60 / 90),
     nesterov=False,

@@ -17,11 +17,11 @@ from imagenet_resnet50 import get_config as goyal
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = goyal()
+def get_config(batch_size: int = 1024) -> ConfigDict:
+  config = goyal(batch_size)
   config.update(
     num_epochs=600,
-    ema_decay=1 - 2e-5 * 1024 * 32 / 600,
+    ema_decay=1 - 2e-5 * batch_size * 32 / 600,
     ema_every=32,
   )
   config.model.update(zero_init_residual=False, norm_group_size=128)
@@ -35,11 +35,10 @@ def get_config() -> ConfigDict:
   config.augment.update(mixup=0.2, cutmix=1.0, random_erasing=0.1)
   config.loss.label_smoothing = 0.1
   config.optim.update(
-    learning_rate=0.5,
-    reference_batch_size=None,
+    learning_rate=0.5 * batch_size / 1024,
     schedule="cosine",
     warmup=5 / 600,
-    warmup_start=0.005,
+    warmup_start=0.005 * batch_size / 1024,
     nesterov=False,
     weight_decay=2e-5,
   )

@@ -8,9 +8,8 @@ from imagenet_resnet50 import get_config as imagenet
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-  config = imagenet()
-  config.batch_size = 8
+def get_config(batch_size: int = 8) -> ConfigDict:
+  config = imagenet(batch_size)
   config.eval_batch_size = 8
   config.num_epochs = None
   config.num_steps = 20

@@ -297,12 +297,14 @@ def load_recipe(
   Args:
     path: a Python file. It is run: it is code, not data.
     overrides: changes as on the command line, "optim.learning_rate=0.05". A
-      length given here, `num_steps` or `num_epochs`, replaces the file's.
+      length given here, `num_steps` or `num_epochs`, replaces the file's; a
+      `batch_size` is handed to `get_config`, if it takes one, for the rates
+      that depend on it.
 
   Raises:
     InputError: if there is no such file, if it fails, or if it has no such key.
   """
-  return override(_run(pathlib.Path(path)), overrides)
+  return override(_run(pathlib.Path(path), overrides), overrides)
 
 
 def override(
@@ -322,7 +324,9 @@ def override(
   return config
 
 
-def _run(path: pathlib.Path) -> "ml_collections.ConfigDict":
+def _run(
+  path: pathlib.Path, overrides: Sequence[str]
+) -> "ml_collections.ConfigDict":
   if not path.is_file():
     raise InputError(f"config file {path} is not there: give the path of one")
   spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -333,7 +337,7 @@ def _run(path: pathlib.Path) -> "ml_collections.ConfigDict":
   sys.path.insert(0, str(path.absolute().parent))
   try:
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = module.get_config(**_batch_size(module.get_config, overrides))
   except Exception as error:  # Whatever the user's own code raises.
     failure = " ".join(f"{type(error).__name__}: {error}".split())
     raise InputError(f"config file {path} fails with {failure}") from error
@@ -342,6 +346,21 @@ def _run(path: pathlib.Path) -> "ml_collections.ConfigDict":
   if not isinstance(config, ml_collections.ConfigDict):
     raise InputError(f"get_config() of {path} does not return a ConfigDict")
   return config
+
+
+def _batch_size(
+  get_config: Callable[..., Any], overrides: Sequence[str]
+) -> dict[str, int]:
+  """Returns the batch size that overrides give, for a function that takes it.
+
+  One that is no number of examples is left to `build` to refuse.
+  """
+  if "batch_size" not in inspect.signature(get_config).parameters:
+    return {}
+  size = None
+  for key, _, value in (text.partition("=") for text in overrides):
+    size = _parsed(value, False) if key == "batch_size" else size
+  return {"batch_size": size} if type(size) is int and size > 0 else {}
 
 
 def _override(config: "ml_collections.ConfigDict", text: str) -> str:

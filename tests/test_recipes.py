@@ -1,11 +1,15 @@
 """Every recipe of this repository makes a run, trains, and is a record."""
 
+import inspect
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from flax_resnet import sharding
-from flax_resnet.training import train
+from flax_resnet.training import load_recipe, train
 from flax_resnet.training.log import read_rows
+from flax_resnet.training.schedules import make_schedule
 from flax_resnet.training.setup import set_up
 from tests.recipes import changed, on_synthetic_images, RECIPES, ROOT
 
@@ -35,6 +39,45 @@ def test_every_recipe_makes_a_run(path):
     run.eval_step, state.eval_variables, run.zero_sums(), batch
   )
   assert sums.keys() == {"loss", "top1", "top5", "count"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_warms_up_downwards(path):
+  """At its own batch size, a fourth and a 32nd of it, and at another peak."""
+  own = load_recipe(path).batch_size
+  changes = [[f"batch_size={own // n}"] for n in (1, 4, 32)]
+  for overrides in [*changes, ["optim.learning_rate=0.001"]]:
+    optim = load_recipe(path, overrides).optim.to_dict()
+    known = inspect.signature(make_schedule).parameters
+    section = {key: optim[key] for key in known & optim.keys()}
+    rate = jax.vmap(make_schedule(1_000, **section))(jnp.arange(1_001))
+    peak = section["learning_rate"]
+    assert rate.max() <= peak * (1 + 1e-6), overrides
+    rise = round(section.get("warmup", 0) * 1_000)
+    assert (jnp.diff(rate[: rise + 1]) >= 0).all(), overrides
+
+
+@pytest.mark.parametrize(
+  ("name", "overrides", "peak"),
+  [
+    # Goyal et al. 2017, section 2.1.
+    ("imagenet_resnet50", (), 0.4),
+    ("imagenet_resnet50", ("batch_size=8192",), 3.2),
+    ("imagenet_resnet50", ("batch_size=8192", "optim.learning_rate=2"), 2),
+    ("imagenet_flax_example", ("batch_size=2048",), 0.8),
+    ("imagenet_torchvision_v2", ("batch_size=512",), 0.25),
+    ("imagenet_resnetrs50", (), 1.6),
+    ("imagenet_nvidia", (), 2.048),
+    ("imagenet_progressive", ("batch_size=512",), 1.7 / 8),
+    ("folder", ("batch_size=256",), 0.1),
+    # Not scaled: LAMB's and LARS's rates, and nets for small machines.
+    ("imagenet_rsb_a2", ("batch_size=1008",), 5e-3),
+    ("cifar10_resnet20", ("batch_size=64",), 0.1),
+  ],
+)
+def test_the_peak_is_that_of_the_batch_size(name, overrides, peak):
+  config = load_recipe(ROOT / "configs" / f"{name}.py", overrides)
+  assert config.optim.learning_rate == pytest.approx(peak)
 
 
 @pytest.mark.deep

@@ -5,16 +5,14 @@ from typing import Annotated, Literal
 
 import optax
 
-from flax_resnet.schema import Count, NotNegative, Positive, Range, Rate, Share
+from flax_resnet.schema import NotNegative, Positive, Range, Rate, Share
 
 
 def make_schedule(
   num_steps: int,
-  batch_size: int,
   *,
   schedule: Literal["cosine", "step", "polynomial", "one_cycle"],
   learning_rate: Positive,
-  reference_batch_size: Count | None = None,
   warmup: Rate = 0.0,
   warmup_start: NotNegative = 0.0,
   warmup_method: Literal["linear", "constant"] = "linear",
@@ -39,13 +37,9 @@ def make_schedule(
       straight line, after a `warmup` along another (Smith & Topin 2018,
       https://arxiv.org/abs/1708.07120, with a constant momentum).
     learning_rate: rate at the peak, above 0.
-    reference_batch_size: batch size that `learning_rate` is for; with another
-      the peak is scaled in proportion (Goyal et al. 2017,
-      https://arxiv.org/abs/1706.02677, section 2.1). Default None: the peak is
-      `learning_rate`.
     warmup: share of the run before the peak, in [0, 1); default 0.
-    warmup_start: rate at the start of the warm-up, 0 or more, which is not
-      scaled; default 0.
+    warmup_start: rate at the start of the warm-up, 0 or more; default 0. One
+      above the peak is the peak.
     warmup_method: "linear", the default, for a rise from `warmup_start` to the
       peak; "constant" for `warmup_start` until the peak, as He et al. 2015
       train ResNet-110.
@@ -65,8 +59,6 @@ def make_schedule(
       "the run in which it rises"
     )
   peak = learning_rate
-  if reference_batch_size is not None:
-    peak = learning_rate * batch_size / reference_batch_size
   rise = round(warmup * num_steps)
   if not (left := num_steps - rise):
     raise ValueError(
@@ -85,7 +77,8 @@ def make_schedule(
     power = 1.0 if schedule == "one_cycle" else power
     rate = optax.polynomial_schedule(peak, peak * final_rate, power, left)
   if rise:
-    end = peak if warmup_method == "linear" else warmup_start
-    warm = optax.linear_schedule(warmup_start, end, rise)
+    start = min(warmup_start, peak)
+    end = peak if warmup_method == "linear" else start
+    warm = optax.linear_schedule(start, end, rise)
     rate = optax.join_schedules([warm, rate], [rise])
   return rate

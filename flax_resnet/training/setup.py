@@ -377,10 +377,10 @@ def _optimizer(
     recipe.optim,
     make_schedule,
     make_optimizer,
-    given=("num_steps", "batch_size", "rate"),
+    given=("num_steps", "rate"),
   )
   with reported_as("config.optim"):
-    rate = make_schedule(num_steps, recipe.batch_size, **of_schedule)
+    rate = make_schedule(num_steps, **of_schedule)
     return rate, make_optimizer(rate, **of_optimizer)
 
 

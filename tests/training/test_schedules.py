@@ -20,12 +20,10 @@ CASES = {
     64_000,
     {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001},
   ),
-  # 5 of 90 epochs of 100 steps up to 32 times the rate; its start is not
-  # scaled. Section 2.1 of the paper.
+  # 5 of 90 epochs of 100 steps up to 32 times the rate. Section 2.1.
   "Goyal et al. 2017, batches of 8192": (
     {
-      "learning_rate": 0.1,
-      "reference_batch_size": 256,
+      "learning_rate": 3.2,
       "boundaries": (30 / 90, 60 / 90, 80 / 90),
       "warmup": 5 / 90,
       "warmup_start": 0.1,
@@ -81,7 +79,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_rate_follows_its_source(case):
   section, num_steps, wanted = CASES[case]
-  rate = make_schedule(num_steps, 8192, **({"schedule": "step"} | section))
+  rate = make_schedule(num_steps, **({"schedule": "step"} | section))
   found = {step: float(rate(step)) for step in wanted}
   assert found == pytest.approx(wanted, rel=1e-5, abs=1e-8)
 
@@ -99,7 +97,7 @@ SCHEDULES = {
 def test_short_runs_have_a_rate(name, num_steps):
   """Also the step schedule, where both boundaries may be the same step."""
   section = {"schedule": name, "learning_rate": 0.4} | SCHEDULES[name]
-  rate = make_schedule(num_steps, 8, **section)
+  rate = make_schedule(num_steps, **section)
   rates = [float(rate(step)) for step in range(num_steps + 1)]
   assert all(0 <= r <= 0.4 + 1e-6 for r in rates)
   assert rates[-1] == pytest.approx(0.004 if name == "step" else 0, abs=1e-8)
@@ -110,4 +108,4 @@ def test_short_runs_have_a_rate(name, num_steps):
 def test_a_warmup_that_is_the_whole_run_is_refused(name, num_steps):
   section = {"schedule": name, "learning_rate": 0.4} | SCHEDULES[name]
   with pytest.raises(ValueError, match=rf"warmup is 0.97.* {num_steps} steps"):
-    make_schedule(num_steps, 8, **(section | {"warmup": 0.97}))
+    make_schedule(num_steps, **(section | {"warmup": 0.97}))
