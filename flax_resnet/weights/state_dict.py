@@ -21,10 +21,10 @@ from flax_resnet.models.variables import (
 )
 from flax_resnet.weights.names import Convention, CONVENTIONS, Path, recognize
 
-# Axes by which a kernel is transposed from HWIO to OIHW, or from [in, out] to
-# [out, in], and back; by how many axes it has.
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
-_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
+# Axes by which a kernel is transposed from HWIO to OIHW, from WIO to OIW, or
+# from [in, out] to [out, in], and back; by how many axes it has.
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
+_TO_FLAX = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
 
 
 def from_torch(

@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.models.layers import (
-  BatchNorm,
-  Layers,
-  SqueezeExcite,
-  StochasticDepth,
-)
+from flax_resnet.models.attention import SqueezeExcite
+from flax_resnet.models.layers import Layers, StochasticDepth
+from flax_resnet.models.norms import BatchNorm
 from tests.drawing import normal
 
 PARAMS = {"scale": np.array([0.5, 2, 1]), "bias": np.array([-1, 0.5, 1])}
@@ -98,7 +95,7 @@ def test_kernels_start_with_the_variance_of_he_et_al():
 def test_squeeze_and_excitation_weighs_channels():
   """With a width that is rounded up to 8."""
   x = normal(7, (4, 3, 3, 8))
-  module = SqueezeExcite(1 / 16)
+  module = SqueezeExcite(8)
   shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
   params = jax.tree.map(lambda p: np.asarray(normal(p.size, p.shape)), shapes)
   fc1, fc2 = (jax.tree.map(np.squeeze, params[name]) for name in ("fc1", "fc2"))

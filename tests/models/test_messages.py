@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.layers import BatchNorm, Layers
+from flax_resnet.models.layers import Layers
+from flax_resnet.models.norms import BatchNorm
 from flax_resnet.models.shortcut import Shortcut
 from flax_resnet.models.variables import mismatch
 
