@@ -68,7 +68,8 @@ def average_pool_3x3(
   x: Float[Array, "b h w c"], strides: int
 ) -> Float[Array, "b h2 w2 c"]:
   """Returns means of 3x3, padded by zeros that count: ResNeSt's pool."""
-  return nn.avg_pool(x, (3, 3), (strides, strides), ((1, 1), (1, 1)))
+  padding: Any = ((1, 1), (1, 1))
+  return nn.avg_pool(x, (3, 3), (strides, strides), padding)
 
 
 def blur_pool(

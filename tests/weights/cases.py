@@ -249,19 +249,19 @@ def our_logits(
 
 
 def our_outputs(
-  case: Case, state_dict: Mapping[str, np.ndarray]
+  case: Case, state_dict: Mapping[str, np.ndarray], train: bool = True
 ) -> dict[str, np.ndarray]:
   """Returns all that is compared with PyTorch.
 
-  "logits/64", "stage1/64", ... of images of both sides; and of a step of
-  training on those of the even side "train", its logits, and
+  "logits/64", "stage1/64", ... of images of both sides; with `train`, of a step
+  of training on those of the even side "train", its logits, and
   "....running_mean", "....running_var".
   """
   with jax.enable_x64(case.dtype == "float64"):
-    return _our_outputs(case, state_dict)
+    return _our_outputs(case, state_dict, train)
 
 
-def _our_outputs(case, state_dict):
+def _our_outputs(case, state_dict, training):
   model = case.network()
   variables = fr.from_torch(state_dict, model)
 
@@ -282,6 +282,8 @@ def _our_outputs(case, state_dict):
       if value.ndim == 4:
         value = value.transpose(0, 3, 1, 2)
       outputs[f"{name}/{side}"] = value
+  if not training:
+    return outputs
   logits, updates = train(variables, images(case.sides[0], case.wider))
   outputs["train"] = np.asarray(logits)
   after = fr.to_torch(variables | updates, model, names=case.names)

@@ -77,7 +77,7 @@ def map_modules(net: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def their_outputs(
-  case: cases.Case, state_dict: Mapping[str, np.ndarray]
+  case: cases.Case, state_dict: Mapping[str, np.ndarray], train: bool = True
 ) -> dict[str, np.ndarray]:
   """Returns what `cases.our_outputs` returns."""
   dtype = getattr(torch, case.dtype)
@@ -105,6 +105,8 @@ def their_outputs(
         relu = case.theirs[0] == "preact"
         maps[last] = (normed.relu() if relu else normed).numpy()
       outputs |= {f"{name}/{side}": value for name, value in maps.items()}
+    if not train:
+      return outputs
     net.train()
     outputs["train"] = run(case.sides[0])
   for name, value in net.state_dict().items():
