@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> None:
   if not args.json:
     print(f"{'model':24} {'parameters':>12} {'GMACs':>7} {'at':>4}  source")
   for name in models.list_models():
-    # A scanned net costs the same and is counted faster.
-    model = models.create_model(name, scan=True)
+    model = models.create_model(name)
     size = 32 if model.stem == "cifar" else 224
     costs, source = cost.cost(model, size), zoo.source_of(name)
     row = (

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 import optax
 
 from flax_resnet.models import ResNet
-from flax_resnet.models.layers import BatchNorm, StochasticDepth
+from flax_resnet.models.layers import StochasticDepth
+from flax_resnet.models.norms import NORMS
 from flax_resnet.models.shortcut import Shortcut
 from flax_resnet.models.variables import unstack, Variables
 
@@ -201,7 +202,7 @@ def _loss(
 
 
 def _is_layer(module: nn.Module, model: ResNet) -> bool:
-  return isinstance(module, nn.Conv if model.norm == "none" else BatchNorm)
+  return isinstance(module, NORMS.get(model.norm, nn.Conv))
 
 
 def _probe(

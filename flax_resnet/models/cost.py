@@ -38,10 +38,11 @@ def cost(model: ResNet, image_size: int) -> Cost:
   count too.
 
   Args:
-    model: the network; with `scan=True` it costs the same and is counted
-      faster.
+    model: the network.
     image_size: height and width of the image, in pixels.
   """
+  if not model.block_widths:
+    model = model.clone(scan=True)  # Costs the same and is counted faster.
 
   def run(key, images):
     return model.init_with_output(key, images, train=False)

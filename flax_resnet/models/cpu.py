@@ -8,6 +8,7 @@ as it is; `benchmarks/train_step.py` measures them.
 
 from collections.abc import Sequence
 import functools
+import math
 
 import jax
 from jax import lax
@@ -313,35 +314,52 @@ def _copies(x):
   )
 
 
-@functools.partial(jax.jit, inline=True)
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-  """Returns 3x3 maxima at stride 2, padded by 1: the pool of the stem."""
-  return lax.platform_dependent(x, cpu=_max_pool_by_pairs, default=_max_pool)
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def max_pool(
+  x: Float[Array, "b h w c"], strides: int = 2, border: float = -math.inf
+) -> Float[Array, "b h2 w2 c"]:
+  """Returns 3x3 maxima, padded by 1: the pool of the stem.
+
+  Args:
+    x: map.
+    strides: ratio of the height of the map to that of the result; default 2.
+    border: number that the map is padded with: 0 in BiT; by default one that is
+      never the greatest.
+  """
+  pool = functools.partial(_max_pool, strides, border)
+  by_pairs = functools.partial(_max_pool_by_pairs, strides, border)
+  return lax.platform_dependent(x, cpu=by_pairs, default=pool)
 
 
-def _max_pool(x):
+_BORDER = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+
+def _max_pool(strides, border, x):
+  padding = _BORDER
+  if border != -math.inf:
+    x, padding = jnp.pad(x, _BORDER, constant_values=border), ((0, 0),) * 4
   return lax.reduce_window(
     x,
     -jnp.inf,
     lax.max,
     window_dimensions=(1, 3, 3, 1),
-    window_strides=(1, 2, 2, 1),
-    padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+    window_strides=(1, strides, strides, 1),
+    padding=padding,
   )
 
 
-def _max_pool_by_pairs(x):
+def _max_pool_by_pairs(strides, border, x):
   """Takes maxima of three columns, then of three rows.
 
   The gradient of `reduce_window`, select-and-scatter, is slow on CPU. As there,
   the first of equal numbers, row by row, gets the gradient.
   """
-  border = ((0, 0), (1, 1), (1, 1), (0, 0))
-  x = jnp.pad(x, border, constant_values=-jnp.inf)
+  x = jnp.pad(x, _BORDER, constant_values=border)
   for axis in (2, 1):
     last = x.shape[axis] - 2
     shifted = [
-      lax.slice_in_dim(x, start, last + start, 2, axis) for start in range(3)
+      lax.slice_in_dim(x, start, last + start, strides, axis)
+      for start in range(3)
     ]
     x = functools.reduce(_first_of_greatest, shifted)
   return x

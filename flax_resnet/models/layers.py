@@ -7,6 +7,7 @@ sizes only.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
@@ -16,91 +17,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_resnet.models import cpu
+from flax_resnet.models.norms import at_least_float32, NormKind, NORMS
 
 # Normal with variance 2 / fan-out: He et al. 2015, "Delving Deep into
 # Rectifiers", eq. 14; the mode that fb.resnet.torch and torchvision use.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-  """Returns the dtype for statistics and logits of a network in `dtype`."""
-  return jnp.promote_types(dtype, jnp.float32)
-
-
-class BatchNorm(nn.Module):
-  """Batch normalization over groups of examples (Ioffe & Szegedy 2015).
-
-  Statistics are computed in float32 or better, whatever the dtype of `x`. The
-  running variance keeps the unbiased estimate, m / (m - 1) times the batch
-  variance, as in Algorithm 2 of the paper and in PyTorch; with groups, the
-  running statistics follow the mean over the groups.
-
-  Attributes:
-    group_size: number of examples, in batch order, that are normalized
-      together; None for the whole batch. The result does not depend on how the
-      batch is laid out over devices.
-    momentum: share of the old running statistics that an update keeps, in
-      [0, 1]; default 0.9 (PyTorch's 0.1).
-    epsilon: number that is added to the variance; default 1e-5.
-    dtype: dtype of the output.
-    param_dtype: dtype of `scale` and `bias`.
-    scale_init: initializer of `scale`.
-
-  Raises:
-    ValueError: in training, if the batch is not divisible by `group_size`.
-  """
-
-  group_size: int | None = None
-  momentum: float = 0.9
-  epsilon: float = 1e-5
-  dtype: DTypeLike = jnp.float32
-  param_dtype: DTypeLike = jnp.float32
-  scale_init: nn.initializers.Initializer = nn.initializers.ones
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "b h w c"], *, train: bool
-  ) -> Float[Array, "b h w c"]:
-    channels = x.shape[-1]
-    stats_dtype = at_least_float32(self.param_dtype)
-    scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-    bias = self.param(
-      "bias", nn.initializers.zeros, (channels,), self.param_dtype
-    )
-    running_mean = self.variable(
-      "batch_stats", "mean", jnp.zeros, (channels,), stats_dtype
-    )
-    running_var = self.variable(
-      "batch_stats", "var", jnp.ones, (channels,), stats_dtype
-    )
-    grouped = self._split(x) if train else x[None]
-    grouped = grouped.astype(at_least_float32(x.dtype))
-    if train:
-      y, mean, var = cpu.batch_norm(grouped, scale, bias, self.epsilon)
-      if not self.is_initializing():
-        count = grouped[0].size // channels
-        unbiased = var * (count / max(count - 1, 1))
-        running_mean.value = self._update(running_mean.value, mean)
-        running_var.value = self._update(running_var.value, unbiased)
-    else:
-      inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
-      centered = grouped - cpu.by_channel(running_mean.value)
-      y = centered * cpu.by_channel(inverse * scale) + cpu.by_channel(bias)
-    return y.astype(self.dtype).reshape(x.shape)
-
-  def _split(self, x: Array) -> Array:
-    """Returns x as [groups, group_size, h, w, c]."""
-    size = self.group_size or len(x)
-    if len(x) % size:
-      raise ValueError(
-        f"a batch of {len(x)} examples cannot be normalized in groups of "
-        f"{size}: choose a norm_group_size that divides the batch size"
-      )
-    return x.reshape(len(x) // size, size, *x.shape[1:])
-
-  def _update(self, running: Array, groups: Array) -> Array:
-    new = groups.mean((0, 1, 2, 3)).astype(running.dtype)
-    return self.momentum * running + (1 - self.momentum) * new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +32,18 @@ class Layers:
   the features, kernels and strides of its layers.
 
   Attributes:
-    batch_norm: whether there is BatchNorm; else every convolution has a bias.
+    norm_kind: kind of the norms, see `ResNet`; with "none" every convolution
+      has a bias.
     norm_group_size: `group_size` of every BatchNorm.
+    weight_standardization: whether kernels are standardized, see
+      `standardized`.
     dtype: dtype of the computation; statistics stay in float32 or better.
     param_dtype: dtype of the parameters.
   """
 
-  batch_norm: bool = True
+  norm_kind: NormKind = "batch"
   norm_group_size: int | None = None
+  weight_standardization: bool = False
   dtype: DTypeLike = jnp.float32
   param_dtype: DTypeLike = jnp.float32
 
@@ -136,6 +61,9 @@ class Layers:
     name: str | None = None,
   ) -> nn.Conv:
     """Returns a square convolution, padded alike on every side."""
+    convolve = conv_general_dilated or cpu.conv
+    if self.weight_standardization:
+      convolve = functools.partial(standardized, convolve)
     return nn.Conv(
       features,
       (kernel_size, kernel_size),
@@ -143,50 +71,65 @@ class Layers:
       padding=dilation * (kernel_size - 1) // 2,
       kernel_dilation=dilation,
       feature_group_count=groups,
-      use_bias=use_bias or not self.batch_norm,
+      use_bias=use_bias or self.norm_kind == "none",
       kernel_init=nn.initializers.zeros if zero_init else he_normal,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
-      conv_general_dilated=conv_general_dilated or cpu.conv,
+      conv_general_dilated=convolve,
       name=name,
     )
 
   def norm(
-    self, *, zero_init: bool = False, name: str | None = None
+    self,
+    *,
+    activate: bool = False,
+    zero_init: bool = False,
+    name: str | None = None,
   ) -> Callable[..., Array]:
-    """Returns a BatchNorm; `zero_init` starts its scale at 0 instead of 1."""
-    if not self.batch_norm:
-      return lambda x, *, train: x
+    """Returns a norm as a function of x and `train`.
+
+    Args:
+      activate: whether its activation follows: ReLU, if it has no other.
+      zero_init: whether its scale starts at 0 instead of 1.
+      name: name of its parameters.
+    """
+    if self.norm_kind == "none":
+      return lambda x, *, train: nn.relu(x) if activate else x
+    options: dict[str, Any] = {}
+    if self.norm_kind == "batch":
+      options["group_size"] = self.norm_group_size
+    elif self.norm_kind != "group":
+      options["activate"] = activate
     init = nn.initializers
-    return BatchNorm(
-      group_size=self.norm_group_size,
+    norm = NORMS[self.norm_kind](
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       scale_init=init.zeros if zero_init else init.ones,
       name=name,
+      **options,
     )
+    if not activate or "activate" in options:
+      return norm
+    return lambda x, *, train: nn.relu(norm(x, train=train))
 
 
-def average_pool(
-  x: Float[Array, "b h w c"], strides: int
-) -> Float[Array, "b h2 w2 c"]:
-  """Returns means of 2x2, ceil(side / strides) of them: ResNet-D's pool.
+def standardized(
+  convolve: Callable[..., Array],
+  x: Float[Array, "b h w c"],
+  kernel: Float[Array, "m n i f"],
+  *options: Any,
+  **others: Any,
+) -> Float[Array, "b h2 w2 f"]:
+  """Convolves by (kernel - mean) / sqrt(var + 1e-8): weight standardization.
 
-  At stride 2 a window that hangs over the edge takes the mean of the pixels it
-  covers; at stride 1, in a dilated network, it counts zeros. Both as in timm.
+  Mean and variance are those of the weights of one output (Qiao et al. 2019,
+  arXiv:1903.10520; the epsilon is BiT's).
   """
-  height, width = x.shape[1:3]
-  padding: Any = tuple(
-    (0, -(-side // strides) * strides + 2 - strides - side)
-    for side in (height, width)
-  )
-  return nn.avg_pool(
-    x,
-    window_shape=(2, 2),
-    strides=(strides, strides),
-    padding=padding,
-    count_include_pad=strides == 1,
-  )
+  wide = kernel.astype(at_least_float32(kernel.dtype))
+  centered = wide - wide.mean((0, 1, 2), keepdims=True)
+  var = jnp.square(centered).mean((0, 1, 2), keepdims=True)
+  kernel = (centered * jax.lax.rsqrt(var + 1e-8)).astype(kernel.dtype)
+  return convolve(x, kernel, *options, **others)
 
 
 def space_to_depth_conv(
@@ -214,29 +157,6 @@ def space_to_depth_conv(
     padding="VALID",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-
-
-class SqueezeExcite(nn.Module):
-  """Channel attention: squeeze-and-excitation (Hu et al. 2018).
-
-  Attributes:
-    ratio: width of the squeeze over that of the input: 1/16 in the paper, 1/4
-      in ResNet-RS. It is rounded to a multiple of 8, as timm does.
-    layers: maker of the convolutions.
-  """
-
-  ratio: float = 1 / 16
-  layers: Layers = Layers()
-
-  @nn.compact
-  def __call__(self, f: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    channels = f.shape[-1]
-    squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
-    conv = self.layers.conv
-    s = f.astype(at_least_float32(f.dtype)).mean((1, 2), keepdims=True)
-    s = nn.relu(conv(squeezed, 1, use_bias=True, name="fc1")(s))
-    s = conv(channels, 1, use_bias=True, name="fc2")(s)
-    return f * nn.sigmoid(s)
 
 
 class StochasticDepth(nn.Module):
@@ -276,7 +196,8 @@ class ResidualBlock(nn.Module):
     zero_init_residual: whether the last scale of F(x), or in a pre-activation
       block the last kernel, starts at 0, so that the block starts as its
       shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
-    squeeze_ratio: `ratio` of a `SqueezeExcite` at the end of F(x), or None.
+    attention: class of the channel attention at the end of F(x), see
+      `attention.py`, or a `functools.partial` of it; None for none.
     layers: maker of the convolutions and norms.
   """
 
@@ -286,7 +207,7 @@ class ResidualBlock(nn.Module):
   shortcut: str = "projection"
   use_bias: bool = False
   zero_init_residual: bool = False
-  squeeze_ratio: float | None = None
+  attention: Callable[..., nn.Module] | None = None
   layers: Layers = Layers()
 
   # Output channels over `features`; whether BatchNorm and ReLU come before the
@@ -294,12 +215,14 @@ class ResidualBlock(nn.Module):
   expansion: ClassVar[int]
   pre_activation: ClassVar[bool] = False
 
-  def squeeze_and_drop(
+  def attend_and_drop(
     self, f: Array, drop_rate: float | Array, *, train: bool
   ) -> Array:
     """Returns F(x) as it goes into the sum."""
-    if self.squeeze_ratio is not None:
-      f = SqueezeExcite(self.squeeze_ratio, self.layers, name="se")(f)
+    if self.attention is not None:
+      channels = self.features * self.expansion
+      layers = dataclasses.replace(self.layers, weight_standardization=False)
+      f = self.attention(channels=channels, layers=layers, name="se")(f)
     return StochasticDepth(name="drop")(f, drop_rate, train=train)
 
   @property
@@ -308,6 +231,6 @@ class ResidualBlock(nn.Module):
     return {
       "kind": self.shortcut,
       "strides": self.strides,
-      "dilation": self.dilations[1],
+      "dilations": self.dilations,
       "layers": self.layers,
     }

@@ -43,16 +43,18 @@ class PreActBasicBlock(ResidualBlock):
     before, after = self.dilations
     zero_init = self.zero_init_residual
 
-    a = nn.relu(norm(name="bn1")(x, train=train))
+    a = norm(name="bn1", activate=True)(x, train=train)
     f = conv(self.features, 3, self.strides, dilation=before, name="conv1")(a)
-    f = nn.relu(norm(name="bn2")(f, train=train))
+    f = norm(name="bn2", activate=True)(f, train=train)
     f = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(f)
     f = conv(
       self.features, 3, dilation=after, zero_init=zero_init, name="conv2"
     )(f)
-    f = self.squeeze_and_drop(f, drop_rate, train=train)
+    f = self.attend_and_drop(f, drop_rate, train=train)
 
-    projection = functools.partial(self.layers.conv, self.features, 1)
+    projection = functools.partial(
+      self.layers.conv, self.features, kernel_size=1
+    )
     skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
     return f + skip(x, f.shape, activated=a, train=train)
 
@@ -86,14 +88,14 @@ class PreActBottleneckBlock(ResidualBlock):
     strides = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
     dilation = self.dilations[0]
 
-    a = nn.relu(norm(name="bn1")(x, train=train))
+    a = norm(name="bn1", activate=True)(x, train=train)
     f = conv(self.features, 1, strides[0], name="conv1")(a)
-    f = nn.relu(norm(name="bn2")(f, train=train))
+    f = norm(name="bn2", activate=True)(f, train=train)
     f = conv(self.features, 3, strides[1], dilation=dilation, name="conv2")(f)
-    f = nn.relu(norm(name="bn3")(f, train=train))
+    f = norm(name="bn3", activate=True)(f, train=train)
     f = conv(out, 1, zero_init=zero_init, name="conv3")(f)
-    f = self.squeeze_and_drop(f, drop_rate, train=train)
+    f = self.attend_and_drop(f, drop_rate, train=train)
 
-    projection = functools.partial(self.layers.conv, out, 1)
+    projection = functools.partial(self.layers.conv, out, kernel_size=1)
     skip = Shortcut(projection, **self.shortcut_options, name="shortcut")
     return f + skip(x, f.shape, activated=a, train=train)

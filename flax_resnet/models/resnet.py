@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_resnet import schema
-from flax_resnet.models.layers import at_least_float32, Layers
+from flax_resnet.models.layers import Layers
+from flax_resnet.models.norms import at_least_float32, NormKind
+from flax_resnet.models.pools import Downsampling, global_pool, GlobalPool
 from flax_resnet.models.shortcut import ShortcutKind
 from flax_resnet.models.stem import Stem, StemKind
 from flax_resnet.schema import Count, Range, Rate
@@ -19,6 +21,7 @@ from flax_resnet.schema import Count, Range, Rate
 MAX_BLOCKS = 10_000
 Features = Annotated[int, Range(minimum=1, maximum=2**16)]
 Classes = Annotated[int, Range(minimum=0, maximum=10_000_000)]
+BlockClass = Annotated[Callable[..., nn.Module], "a class of blocks"]
 FloatType = Annotated[DTypeLike, "float32, bfloat16 or float64"]
 
 
@@ -30,15 +33,23 @@ class ResNet(nn.Module):
 
   Attributes:
     stage_sizes: number of blocks of each stage.
-    block: class of the blocks, or a `functools.partial` of it: `BasicBlock`,
-      `BottleneckBlock`, `PreActBasicBlock`, `PreActBottleneckBlock`.
+    block: class of the blocks, or a `functools.partial` of it, or one for each
+      stage: `BasicBlock`, `BottleneckBlock`, `PreActBasicBlock`,
+      `PreActBottleneckBlock`, `ResNeStBlock`.
     stage_features: `features` of the blocks of each stage; from the second
       stage on, the first block halves height and width.
+    block_widths: channels of the convolutions of each block of a pruned net,
+      first to last; None for those that follow from `stage_features`.
     stem: kind of the stem, see `Stem`; default "imagenet".
     stem_features: channels after the stem; None for those of the first stage.
     num_classes: width of the head; 0 for no head: the outputs are pooled
       features.
+    global_pool: what the last map is pooled by: "avg"; "max"; "avgmax", half of
+      their sum; "catavgmax", both, side by side; or "none", for the map as it
+      is, with `num_classes=0`; default "avg".
     shortcut: kind of the shortcuts, see `Shortcut`; default "projection".
+    downsampling: what halves the maps, see `antialiased` and `Stem`: "stride",
+      "average" or "blur"; default "stride".
     use_bias: whether the convolutions of the blocks have a bias.
     zero_init_residual: whether each block starts as its shortcut, see
       `ResidualBlock`.
@@ -58,8 +69,11 @@ class ResNet(nn.Module):
     scan: whether the equal blocks of a stage run as one loop: a deep net
       compiles as fast as a shallow one, and a step takes up to a third longer
       on CPU. Their parameters are stacked, see `variables.stack`.
-    norm: kind of the norm: "batch", or "none" for no BatchNorm and a bias in
-      every convolution.
+    norm: kind of the norms: "batch"; "group" (`GroupNorm`); "evonorm" and
+      "filter_response", which have activations of their own; or "none", and a
+      bias in every convolution; default "batch".
+    weight_standardization: whether the kernels are standardized, see
+      `layers.standardized`.
     norm_group_size: number of examples, in batch order, that BatchNorm
       normalizes together; None for the whole (global) batch.
     dtype: dtype of the computation. Statistics and logits are float32 or
@@ -72,12 +86,15 @@ class ResNet(nn.Module):
   """
 
   stage_sizes: Sequence[Count]
-  block: Annotated[Callable[..., nn.Module], "a class of blocks"]
+  block: BlockClass | Sequence[BlockClass]
   stage_features: Sequence[Features] = (64, 128, 256, 512)
+  block_widths: Sequence[Sequence[Features]] | None = None
   stem: StemKind = "imagenet"
   stem_features: Features | None = None
   num_classes: Classes = 1000
+  global_pool: GlobalPool = "avg"
   shortcut: ShortcutKind = "projection"
+  downsampling: Downsampling = "stride"
   use_bias: bool = False
   zero_init_residual: bool = False
   stochastic_depth: Rate = 0.0
@@ -87,7 +104,8 @@ class ResNet(nn.Module):
   space_to_depth: bool = False
   remat: bool = False
   scan: bool = False
-  norm: Literal["batch", "none"] = "batch"
+  norm: NormKind = "batch"
+  weight_standardization: bool = False
   norm_group_size: Count | None = None
   dtype: FloatType = jnp.float32
   param_dtype: FloatType = jnp.float32
@@ -101,14 +119,25 @@ class ResNet(nn.Module):
   def layers(self) -> Layers:
     """How the convolutions and norms of the network are made."""
     return Layers(
-      self.norm == "batch", self.norm_group_size, self.dtype, self.param_dtype
+      self.norm,
+      self.norm_group_size,
+      self.weight_standardization,
+      self.dtype,
+      self.param_dtype,
     )
 
   @property
+  def stage_blocks(self) -> Sequence[Any]:
+    """The class of the blocks of each stage."""
+    if isinstance(self.block, Sequence):
+      return self.block
+    return [self.block] * len(self.stage_sizes)
+
+  @property
   def pre_activation(self) -> bool:
-    """Whether BatchNorm and ReLU come before the convolutions of a block."""
-    block: Any = getattr(self.block, "func", self.block)
-    return block.pre_activation
+    """Whether the norms come before the convolutions of a block."""
+    block = self.stage_blocks[0]
+    return getattr(block, "func", block).pre_activation
 
   @property
   def block_names(self) -> list[str]:
@@ -122,17 +151,18 @@ class ResNet(nn.Module):
   def setup(self):
     if self.num_classes:
       self.drop = nn.Dropout(self.head_dropout)
-      self.head = nn.Dense(
+      self.classifier = nn.Dense(
         self.num_classes,
         # Goyal et al. 2017, section 5.1.
         kernel_init=nn.initializers.normal(0.01),
         dtype=at_least_float32(self.dtype),
         param_dtype=self.param_dtype,
+        name="head",
       )
 
   def __call__(
     self, images: Float[Array, "b h w c"], *, train: bool
-  ) -> Float[Array, "b n"]:
+  ) -> Float[Array, "b n"] | Float[Array, "b h2 w2 n"]:
     """Returns logits, or pooled features if `num_classes` is 0.
 
     Args:
@@ -143,10 +173,17 @@ class ResNet(nn.Module):
         `rngs={"dropout": key}`.
     """
     last = self.features(images, train=train)[f"stage{len(self.stage_sizes)}"]
-    pooled = last.astype(at_least_float32(self.dtype)).mean((1, 2))
+    return self.head(last, train=train)
+
+  def head(
+    self, last: Float[Array, "b h w c"], *, train: bool
+  ) -> Float[Array, "b n"] | Float[Array, "b h w n"]:
+    """Returns what `__call__` does, from the last map of `features`."""
+    last = last.astype(at_least_float32(self.dtype))
+    pooled = global_pool(last, self.global_pool)
     if not self.num_classes:
       return pooled
-    return self.head(self.drop(pooled, deterministic=not train))
+    return self.classifier(self.drop(pooled, deterministic=not train))
 
   @nn.compact
   def features(
@@ -166,6 +203,7 @@ class ResNet(nn.Module):
     stem = Stem(
       self.stem,
       self.stem_features or self.stage_features[0],
+      self.downsampling,
       self.pre_activation,
       self.space_to_depth,
       self.layers,
@@ -177,7 +215,7 @@ class ResNet(nn.Module):
       x = self._apply_stage(f"stage{stage}", options, drop_rates, x, train)
       maps[f"stage{stage}"] = x
     if self.pre_activation:
-      x = nn.relu(self.layers.norm(name="bn")(x, train=train))
+      x = self.layers.norm(activate=True, name="bn")(x, train=train)
       maps[f"stage{len(self.stage_sizes)}"] = x
     return maps
 
@@ -194,11 +232,19 @@ class ResNet(nn.Module):
         dilation *= 2
       elif stage > 0:
         stride, strides = 2 * stride, 2
-      features = self.stage_features[stage]
+      block, features = self.stage_blocks[stage], self.stage_features[stage]
       first = {"strides": strides, "dilations": (before, dilation)}
       rest = {"strides": 1, "dilations": (dilation, dilation)}
       yield (
-        [{"features": features, **o} for o in [first] + [rest] * (size - 1)],
+        [
+          {
+            "block": block,
+            "features": features,
+            **o,
+            **self._widths(number + i),
+          }
+          for i, o in enumerate([first] + [rest] * (size - 1))
+        ],
         [self.stochastic_depth * (number + i) / last for i in range(size)],
       )
       number += size
@@ -240,10 +286,16 @@ class ResNet(nn.Module):
     x, _ = loop(block, x, jnp.asarray(rates) if any(rates) else None)
     return x
 
-  def _block(self, name: str, **options: Any) -> nn.Module:
-    if self.dropout:  # Only the block of Wide ResNets has it.
+  def _widths(self, block: int) -> dict[str, Any]:
+    return {"widths": self.block_widths[block]} if self.block_widths else {}
+
+  def _block(self, name: str, block: Any, **options: Any) -> nn.Module:
+    # Not all blocks have these.
+    if self.dropout:
       options["dropout"] = self.dropout
-    return self.block(
+    if self.downsampling != "stride":
+      options["downsampling"] = self.downsampling
+    return block(
       shortcut=self.shortcut,
       use_bias=self.use_bias,
       zero_init_residual=self.zero_init_residual,
@@ -275,12 +327,13 @@ def _check_together(net: ResNet) -> None:
       raise ValueError(
         f"{field} is {dtype!r:.60}: use float32, bfloat16 or float64"
       )
-  if net.dropout and "dropout" not in inspect.signature(net.block).parameters:
+  if len(net.stage_blocks) != len(net.stage_sizes):
     raise ValueError(
-      "dropout is an option of Wide ResNets of basic blocks (wrn_28_10): use "
-      "stochastic_depth in other networks"
+      f"block has {len(net.stage_blocks)} entries and stage_sizes "
+      f"{len(net.stage_sizes)}: give one of each a stage, or one for all"
     )
-  if net.space_to_depth and net.stem != "imagenet":
+  _check_block_options(net)
+  if net.space_to_depth and net.stem not in ("imagenet", "bit"):
     raise ValueError(
       f"space_to_depth is a way to compute the 7x7 stem: stem {net.stem!r} has "
       "none"
@@ -290,11 +343,61 @@ def _check_together(net: ResNet) -> None:
       "zero_init_residual starts the last scale of BatchNorm at 0, and with "
       'norm="none" there is none: use one of the two'
     )
+  if net.norm_group_size and net.norm not in ("batch", "none"):
+    raise ValueError(
+      f"norm_group_size is of BatchNorm, and norm={net.norm!r} normalizes each "
+      "example by itself: use one of the two"
+    )
+  if (
+    net.zero_init_residual and net.pre_activation and net.weight_standardization
+  ):
+    raise ValueError(
+      "zero_init_residual starts the last kernel of each block at 0, which "
+      "cannot be standardized: leave out one of the two"
+    )
+  if net.num_classes and net.global_pool == "none":
+    raise ValueError(
+      f"num_classes is {net.num_classes}, and a head needs a pooled map: use 0 "
+      'with global_pool="none"'
+    )
   strides = [_stem_stride(net.stem) << n for n in range(len(net.stage_sizes))]
   if net.output_stride is not None and net.output_stride not in strides:
     raise ValueError(
       f"output_stride is {net.output_stride}: use one of "
       f"{', '.join(map(str, strides))}"
+    )
+
+
+def _check_block_options(net: ResNet) -> None:
+  """Raises ValueError for fields that the blocks of a network do not have."""
+
+  def all_have(option: str) -> bool:
+    return all(
+      option in inspect.signature(block).parameters
+      for block in net.stage_blocks
+    )
+
+  if net.dropout and not all_have("dropout"):
+    raise ValueError(
+      "dropout is an option of Wide ResNets of basic blocks (wrn_28_10): use "
+      "stochastic_depth in other networks"
+    )
+  pools = net.stem not in ("deep_convolutional", "bit")
+  if net.downsampling != "stride" and not (pools and all_have("downsampling")):
+    raise ValueError(
+      f"downsampling={net.downsampling!r} is an option of basic and bottleneck "
+      'blocks behind a max-pool (resnet50, resnet50d): use "stride" in others'
+    )
+  widths = net.block_widths or [()] * sum(net.stage_sizes)
+  if net.block_widths and (net.scan or not all_have("widths")):
+    raise ValueError(
+      "block_widths is of bottleneck blocks that differ from each other "
+      "(ecaresnet50d_pruned), and scan of equal ones: leave out one of the two"
+    )
+  if len(widths) != sum(net.stage_sizes) or {*map(len, widths)} - {0, 3}:
+    raise ValueError(
+      "block_widths is not three numbers of channels for each of the "
+      f"{sum(net.stage_sizes)} blocks: give those of a pruned net"
     )
 
 

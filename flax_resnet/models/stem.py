@@ -1,5 +1,6 @@
 """The stem: the layers before the first block."""
 
+import math
 from typing import Literal
 
 from flax import linen as nn
@@ -7,8 +8,11 @@ from jaxtyping import Array, Float
 
 from flax_resnet.models.cpu import max_pool
 from flax_resnet.models.layers import Layers, space_to_depth_conv
+from flax_resnet.models.pools import average_pool, blur_pool, Downsampling
 
-StemKind = Literal["imagenet", "cifar", "deep", "deep_convolutional"]
+StemKind = Literal[
+  "imagenet", "cifar", "deep", "tiered", "deep_convolutional", "bit"
+]
 
 
 class Stem(nn.Module):
@@ -20,9 +24,15 @@ class Stem(nn.Module):
       "cifar": a 3x3 convolution, no pool.
       "deep": three 3x3 convolutions, the first at stride 2 and half as wide as
         the last, and the max-pool (ResNet-D: "Bag of Tricks", Fig. 2b).
+      "tiered": as "deep", with the first at 3/8 of the width (timm's "t").
       "deep_convolutional": as "deep", with a 3x3 convolution at stride 2 for a
         pool (ResNet-RS: Bello et al. 2021, section 4.1).
+      "bit": as "imagenet", with zeros around the map that is pooled (BiT:
+        Kolesnikov et al. 2020, arXiv:1912.11370).
     features: output channels.
+    downsampling: what the max-pool is at stride 2: "stride": itself; "average":
+      means of 2x2 in its place; "blur": itself at stride 1 and `blur_pool`;
+      default "stride".
     pre_activation: whether BatchNorm and ReLU after the last convolution are
       left to the first block.
     space_to_depth: whether the 7x7 convolution is computed on 2x2 pixels as
@@ -32,6 +42,7 @@ class Stem(nn.Module):
 
   kind: StemKind
   features: int
+  downsampling: Downsampling = "stride"
   pre_activation: bool = False
   space_to_depth: bool = False
   layers: Layers = Layers()
@@ -44,10 +55,10 @@ class Stem(nn.Module):
     conv, last = self.layers.conv, "bn"
 
     def activate(x, name):
-      return nn.relu(self.layers.norm(name=name)(x, train=train))
+      return self.layers.norm(activate=True, name=name)(x, train=train)
 
     match self.kind:
-      case "imagenet":
+      case "imagenet" | "bit":
         x = conv(
           self.features,
           7,
@@ -59,8 +70,9 @@ class Stem(nn.Module):
         )(x)
       case "cifar":
         x = conv(self.features, 3, name="conv")(x)
-      case "deep" | "deep_convolutional":
-        x = activate(conv(self.features // 2, 3, 2, name="conv1")(x), "bn1")
+      case "deep" | "tiered" | "deep_convolutional":
+        first = self.features * (3 if self.kind == "tiered" else 4) // 8
+        x = activate(conv(first, 3, 2, name="conv1")(x), "bn1")
         x = activate(conv(self.features // 2, 3, name="conv2")(x), "bn2")
         x = conv(self.features, 3, name="conv3")(x)
         last = "bn3"
@@ -72,4 +84,10 @@ class Stem(nn.Module):
     if self.kind == "deep_convolutional":
       pooled = conv(self.features, 3, 2, name="pool_conv")(x)
       return x, activate(pooled, "pool_bn")
-    return x, max_pool(x)
+    match self.downsampling:
+      case "stride":
+        return x, max_pool(x, border=0.0 if self.kind == "bit" else -math.inf)
+      case "average":
+        return x, average_pool(x, 2, ceil=False)
+      case "blur":
+        return x, blur_pool(max_pool(x, strides=1), 2)

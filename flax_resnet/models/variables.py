@@ -14,7 +14,7 @@ from jax.interpreters import partial_eval
 import jax.numpy as jnp
 
 from flax_resnet.errors import listing
-from flax_resnet.models.layers import BatchNorm
+from flax_resnet.models.norms import BatchNorm
 from flax_resnet.models.resnet import ResNet
 
 # {"params": …, "batch_stats": …}, as `model.apply` takes them.
@@ -218,15 +218,21 @@ def fold_batch_norm(
     The network with `norm="none"`, and its variables, {"params": ...}.
 
   Raises:
-    ValueError: for a pre-activation network, or one without BatchNorm.
+    ValueError: for a pre-activation network, one without BatchNorm, or one of
+      standardized kernels.
   """
   if model.pre_activation:
     raise ValueError(
       "BatchNorm of a pre-activation network comes before the convolutions, "
       "with a ReLU between: it cannot be folded into them"
     )
-  if model.norm == "none":
+  if model.norm != "batch":
     raise ValueError("the network has no BatchNorm to fold")
+  if model.weight_standardization:
+    raise ValueError(
+      "BatchNorm behind standardized kernels cannot be folded into them: they "
+      "would be standardized again"
+    )
   params: dict[Any, Any] = traverse_util.flatten_dict(variables["params"])
   stats: dict[Any, Any] = traverse_util.flatten_dict(variables["batch_stats"])
   for *block, norm in {path[:-1] for path in stats}:

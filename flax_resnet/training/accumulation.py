@@ -104,7 +104,7 @@ def accumulation_group_size(
       f"accumulate is {parts}, which makes parts of {part} examples that "
       f"{mesh.size} devices cannot share evenly: use fewer parts"
     )
-  if model.norm == "none" or frozen:
+  if model.norm != "batch" or frozen:
     return 1
   if (group := model.norm_group_size) is None:
     raise ValueError(

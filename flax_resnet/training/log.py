@@ -217,7 +217,7 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
     f"{len(run.dataset.train):,} to train on and "
     f"{len(run.dataset.eval):,} to evaluate on"
   )
-  if run.model.norm == "none":
+  if run.model.norm != "batch":
     norm = "no BatchNorm"
   elif run.recipe.freeze_trunk:
     norm = "BatchNorm keeps its running statistics"

@@ -20,7 +20,7 @@ from flax_resnet.augment import Augment, make_augment, Normalize
 from flax_resnet.data.dataset import Dataset, load, SECTION, Split
 from flax_resnet.errors import each_reported_as, InputError, reported_as
 from flax_resnet.models import create_model, ResNet
-from flax_resnet.models.layers import at_least_float32
+from flax_resnet.models.norms import at_least_float32
 from flax_resnet.schema import Count, Range, Rate
 from flax_resnet.training import evaluation, metrics, state
 from flax_resnet.training.accumulation import accumulation_group_size

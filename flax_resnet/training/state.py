@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from flax_resnet.models import ResNet
-from flax_resnet.models.layers import at_least_float32
+from flax_resnet.models.norms import at_least_float32
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import metrics
 

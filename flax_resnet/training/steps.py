@@ -17,7 +17,7 @@ from flax_resnet import sharding
 from flax_resnet.augment import Augment
 from flax_resnet.errors import RunError
 from flax_resnet.models import ResNet
-from flax_resnet.models.layers import at_least_float32
+from flax_resnet.models.norms import at_least_float32
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.accumulation import accumulate_gradients
 from flax_resnet.training.state import (

@@ -12,6 +12,8 @@ _ARRAYS = {
   "kernel": "weight",
   "scale": "weight",
   "bias": "bias",
+  "v": "v",
+  "tau": "tau",
   "mean": "running_mean",
   "var": "running_var",
 }
@@ -95,6 +97,10 @@ CONVENTIONS = {
       **_STEM,
       "shortcut/conv": "downsample.0",
       "shortcut/bn": "downsample.1",
+      # Split attention.
+      "conv2/bn": "conv2.bn0",
+      "conv2/conv1": "conv2.fc1",
+      "conv2/conv2": "conv2.fc2",
       "head": "fc",
     },
     pooled={"shortcut/conv": "downsample.1", "shortcut/bn": "downsample.2"},

@@ -21,10 +21,10 @@ from flax_resnet.models.variables import (
 )
 from flax_resnet.weights.names import Convention, CONVENTIONS, Path, recognize
 
-# Axes by which a kernel is transposed from HWIO to OIHW, or from [in, out] to
-# [out, in], and back; by how many axes it has.
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
-_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
+# Axes by which a kernel is transposed from HWIO to OIHW, from WIO to OIW, or
+# from [in, out] to [out, in], and back; by how many axes it has.
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
+_TO_FLAX = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
 
 
 def from_torch(
@@ -87,10 +87,7 @@ def fit(
   leaves: dict[Path, Any] = traverse_util.flatten_dict(shapes)
   names = _names(leaves, convention, model)
   problem = mismatch(
-    {
-      name: _shape_in_file(path, leaves[path].shape, convention)
-      for path, name in names.items()
-    },
+    shapes_in_file(shapes, model, convention),
     {name: list(tensor.shape) for name, tensor in tensors.items()},
   )
   if problem:
@@ -106,6 +103,23 @@ def fit(
     arrays[path] = jnp.asarray(array, dtype)
   variables = traverse_util.unflatten_dict(arrays)
   return stack(variables) if model.scan else variables
+
+
+def shapes_in_file(
+  shapes: Variables, model: ResNet, convention: Convention
+) -> dict[str, list[int]]:
+  """Returns the shapes of the tensors of a file by name.
+
+  Args:
+    shapes: variables of `model`, of single blocks, or their shapes.
+    model: the network.
+    convention: names of the file.
+  """
+  leaves: dict[Path, Any] = traverse_util.flatten_dict(shapes)
+  return {
+    name: _shape_in_file(path, leaves[path].shape, convention)
+    for path, name in _names(leaves, convention, model).items()
+  }
 
 
 def to_torch(

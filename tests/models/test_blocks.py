@@ -13,6 +13,7 @@ from flax_resnet import (
   PreActBottleneckBlock,
 )
 from flax_resnet.models.layers import Layers
+from flax_resnet.models.resnest import ResNeStBlock
 from flax_resnet.models.shortcut import Shortcut
 from tests.drawing import normal, variable_shapes, variables_of
 
@@ -23,6 +24,7 @@ BLOCKS = {
   BottleneckBlock: "bn3",
   PreActBasicBlock: "conv2",
   PreActBottleneckBlock: "conv3",
+  ResNeStBlock: "bn3",
 }
 
 
@@ -69,6 +71,7 @@ SHORTCUTS = {
   "identity": (set(), set()),
   "projection": (PROJECTION, set()),
   "projection_all": (PROJECTION, PROJECTION),
+  "projection_3x3": (PROJECTION, set()),
   "pooled": (PROJECTION, set()),
   "conv": ({"conv"}, {"conv"}),
   "none": (set(), set()),

@@ -212,19 +212,22 @@ def test_only_the_cpu_has_formulations_of_its_own(settings, groups):
   assert "inlineable" in lowered(ours, "cpu")
 
 
-plain_max_pool = functools.partial(
-  nn.max_pool,
-  window_shape=(3, 3),
-  strides=(2, 2),
-  padding=((1, 1), (1, 1)),
-)
+def plain_max_pool(x, strides=2, border=-jnp.inf):
+  edges = ((0, 0), (1, 1), (1, 1), (0, 0))
+  x = jnp.pad(x, edges, constant_values=border)
+  return nn.max_pool(x, window_shape=(3, 3), strides=(strides, strides))
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_max_pool_and_which_of_equal_numbers_gets_the_gradient(size):
+@pytest.mark.parametrize("options", [{}, {"strides": 1}, {"border": 0.0}])
+def test_max_pool_and_which_of_equal_numbers_gets_the_gradient(size, options):
   ties = np.random.default_rng(0).integers(0, 3, (2, size, size + 1, 3))
   x = jnp.asarray(ties - 3.0)  # Below 0, so that a padding by 0 is seen.
-  assert_equal(value_and_gradients, cpu.max_pool, plain_max_pool, x)
+  ours, theirs = (
+    functools.partial(pool, **options)
+    for pool in (cpu.max_pool, plain_max_pool)
+  )
+  assert_equal(value_and_gradients, ours, theirs, x)
 
 
 def test_max_pool_passes_nan_on():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.layers import BatchNorm, Layers
+from flax_resnet.models.layers import Layers
+from flax_resnet.models.norms import BatchNorm, GroupNorm
 from flax_resnet.models.shortcut import Shortcut
 from flax_resnet.models.variables import mismatch
 
@@ -34,6 +35,59 @@ FIELDS = [
     {"norm": "none", "zero_init_residual": True},
     "zero_init_residual starts the last scale of BatchNorm at 0, and with ",
   ),
+  (
+    {"norm": "layer"},
+    "norm is 'layer': use one of 'batch', 'group', 'evonorm', "
+    "'filter_response', 'none'",
+  ),
+  (
+    {"norm": "group", "norm_group_size": 4},
+    "norm_group_size is of BatchNorm, and norm='group' normalizes each ",
+  ),
+  (
+    {"global_pool": "none"},
+    "num_classes is 1000, and a head needs a pooled map: use 0 with global_po",
+  ),
+  (
+    {"downsampling": "blur", "stem": "bit"},
+    "downsampling='blur' is an option of basic and bottleneck blocks behind ",
+  ),
+  (
+    {"downsampling": "average", "block": fr.PreActBasicBlock},
+    "downsampling='average' is an option of basic and bottleneck blocks be",
+  ),
+  (
+    {
+      "block": fr.PreActBasicBlock,
+      "zero_init_residual": True,
+      "weight_standardization": True,
+    },
+    "zero_init_residual starts the last kernel of each block at 0, which can",
+  ),
+  (
+    {"block": [fr.BasicBlock, fr.BottleneckBlock]},
+    "block has 2 entries and stage_sizes 4: give one of each a stage, or one",
+  ),
+  (
+    {"block_widths": [(1, 2, 3)] * 8},
+    "block_widths is of bottleneck blocks that differ from each other (ecares",
+  ),
+  (
+    {
+      "block_widths": [(1, 2, 3)] * 8,
+      "block": fr.BottleneckBlock,
+      "scan": True,
+    },
+    "block_widths is of bottleneck blocks that differ from each other (ecares",
+  ),
+  (
+    {"block_widths": [(1, 2, 3)] * 7, "block": fr.BottleneckBlock},
+    "block_widths is not three numbers of channels for each of the 8 blocks",
+  ),
+  (
+    {"block_widths": [(1, 2)] * 8, "block": fr.BottleneckBlock},
+    "block_widths is not three numbers of channels for each of the 8 blocks",
+  ),
 ]
 
 
@@ -50,18 +104,27 @@ def fold(name, **fields):
 
 SHRINK = Shortcut(partial(Layers().conv, 4, 1), "identity")
 IN_THREES = partial(BatchNorm(group_size=3).init, train=True)
-IMAGES = jnp.ones((8, 2, 2, 8))
+IMAGES, KEY = jnp.ones((8, 2, 2, 8)), jax.random.key(0)
 CALLS = [
   (partial(fr.create_model, "resnet51"), "did you mean 'resnet50'?"),
   (partial(fr.create_model, "zebra"), "unknown model 'zebra': use resnet18, "),
   (partial(fold, "wrn_40_4"), "BatchNorm of a pre-activation network comes be"),
   (partial(fold, "resnet18", norm="none"), "the network has no BatchNorm to f"),
+  (partial(fold, "resnet50_gn"), "the network has no BatchNorm to fold"),
+  (
+    partial(fold, "resnet50", weight_standardization=True),
+    "BatchNorm behind standardized kernels cannot be folded into them: they ",
+  ),
+  (
+    partial(GroupNorm().init, KEY, jnp.ones((1, 2, 2, 24)), train=False),
+    "24 channels cannot be normalized in 32 groups: use norm=",
+  ),
   (
     partial(SHRINK.apply, {}, IMAGES, (8, 2, 2, 4), train=False),
     'cannot go from 8 to 4 channels: use shortcut="projection"',
   ),
   (
-    partial(IN_THREES, jax.random.key(0), IMAGES),
+    partial(IN_THREES, KEY, IMAGES),
     "a batch of 8 examples cannot be normalized in groups of 3: choose a ",
   ),
 ]

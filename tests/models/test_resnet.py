@@ -88,6 +88,20 @@ def test_feature_maps(name, sides, channels):
   assert {name: y.shape for name, y in maps.items()} == wanted
 
 
+@pytest.mark.parametrize("name", ["resnet50", "resnetv2_50"])
+def test_the_head_takes_the_last_map_to_the_logits(name):
+  model = fr.create_model(name, **ONE_BLOCK | {"num_classes": 3})
+  variables = variables_of(model, IMAGES.shape)
+
+  @jax.jit
+  def run(variables):
+    maps = evaluate(model, variables, IMAGES, method="features")
+    logits = evaluate(model, variables, maps["stage1"], method="head")
+    return logits, evaluate(model, variables, IMAGES)
+
+  np.testing.assert_array_equal(*run(variables))
+
+
 def test_bfloat16_computes_with_float32_state_and_logits():
   model = fr.create_model("resnet18", dtype="bfloat16", **ONE_BLOCK)
   variables = variable_shapes(model, IMAGES.shape)
@@ -257,6 +271,49 @@ def test_a_step_in_float32_is_that_in_float64(name, num_classes):
     patch.setattr(nn, "relu", nn.softplus)
     wanted, found = norms("float64"), norms("float32")
   assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+VARIANTS = {
+  **{name: {} for name in ("resnetv2_50d_evos", "resnetv2_50d_frn")},
+  **{name: {} for name in ("resnetv2_50x1_bit", "ecaresnet50t", "senet154")},
+  **{name: {} for name in ("resnetblur50d", "resnetaa50", "resnest50d")},
+  "resnet50": {"norm": "group", "weight_standardization": True},
+}
+
+
+def step_with_all_options(name):
+  """Returns a step of training as a function without arguments."""
+  model = fr.create_model(
+    name,
+    **VARIANTS[name],
+    stage_sizes=(1, 3),
+    stage_features=(64, 128),
+    num_classes=3,
+    stochastic_depth=0.5,
+    output_stride=4,
+    scan=True,
+    remat=True,
+    dtype="bfloat16",
+  )
+  images = normal(0, (4, 12, 13, 3))
+  variables = {"batch_stats": {}} | variables_of(model, images.shape)
+  return functools.partial(train_step, model, variables, images)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_takes_the_options_of_the_others(name):
+  gradients, (logits, _) = jax.eval_shape(step_with_all_options(name))
+  assert logits.dtype == jnp.float32
+  assert "stage2_blocks" in gradients
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", sorted(VARIANTS)[-5:])
+def test_every_parameter_of_every_variant_has_a_gradient(name):
+  gradients, _ = jax.jit(step_with_all_options(name))()
+  for leaf in jax.tree.leaves(gradients):
+    assert np.isfinite(leaf).all()
+    assert np.abs(leaf).max() > 0
 
 
 def test_groups_are_per_device_batch_norm():

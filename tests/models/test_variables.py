@@ -77,6 +77,18 @@ NETS = {
     "cifar_resnet20",
     {"zero_init_residual": True, "num_classes": 0},
   ),
+  "split attention, grouped": (
+    "resnest50d_1s4x24d",
+    {"stage_sizes": (1, 1), "stage_features": (16, 16)},
+  ),
+  "3x3 shortcut, blur": (
+    "senet154",
+    {
+      "stage_sizes": (1, 1),
+      "stage_features": (16, 16),
+      "downsampling": "blur",
+    },
+  ),
   "bare convolution": ("resnet18", {"shortcut": "conv", "use_bias": True}),
 }
 

@@ -32,6 +32,9 @@ class Case:
     names: key of `names.CONVENTIONS`, the owner of the names.
     fields: fields of our network, besides `num_classes=10`.
     sides: sides of the images in pixels: an even and an odd one.
+    wider: pixels by which the images are wider than high.
+    dtype: dtype of the comparison: "float64" where the rounding of float32
+      alone, through so many layers, is above the limit.
   """
 
   model: str
@@ -39,9 +42,14 @@ class Case:
   names: str = "torchvision"
   fields: tuple = (("stage_sizes", SIZES),)
   sides: tuple[int, int] = (64, 75)
+  wider: int = 4
+  dtype: str = "float32"
 
   def network(self) -> fr.ResNet:
-    return fr.create_model(self.model, num_classes=10, **dict(self.fields))
+    fields = {"dtype": self.dtype, "param_dtype": self.dtype}
+    return fr.create_model(
+      self.model, num_classes=10, **fields | dict(self.fields)
+    )
 
   def skip_without_packages(self) -> None:
     """Skips the test unless what computes the comparison is installed."""
@@ -76,6 +84,16 @@ def _cifar(model, *theirs, names="cifar", sizes=(1, 2, 1)):
   return Case(model, theirs, names, (("stage_sizes", sizes),), sides=(16, 19))
 
 
+def whole(model: str, names: str = "torchvision", **options) -> Case:
+  """Returns a case of a network of timm at full length."""
+  return Case(model, ("timm", model, {}), names, fields=(), **options)
+
+
+def _halved(model):
+  """Of sizes that timm's 2x2 average pools halve without a remainder."""
+  return dataclasses.replace(_timm(model), sides=(64, 65), wider=32)
+
+
 _DILATED = (("output_stride", 8),)
 CASES = {
   "resnet18": _torchvision("resnet18", "BasicBlock"),
@@ -99,6 +117,28 @@ CASES = {
   "seresnet50": _timm("seresnet50"),
   "resnetrs50": _timm("resnetrs50"),
   "resnetv2_50": _timm("resnetv2_50", names="timm_v2"),
+  # A member of each variant of timm; those of fixed widths at full length.
+  "resnet10t": _timm("resnet10t"),
+  "resnet50s": _timm("resnet50s"),
+  "test_resnet": whole("test_resnet"),
+  "seresnext26t_32x4d": _timm("seresnext26t_32x4d"),
+  "senet154": _timm("senet154"),
+  "senet154_dilated": _timm("senet154", _DILATED, output_stride=8),
+  "ecaresnetlight": _timm("ecaresnetlight"),
+  "ecaresnet50d_pruned": whole("ecaresnet50d_pruned", dtype="float64"),
+  "resnetaa50": _halved("resnetaa50"),
+  "resnetaa34d": _halved("resnetaa34d"),
+  "resnetblur18": _timm("resnetblur18"),
+  "resnetblur50d": _timm("resnetblur50d", _DILATED, output_stride=8),
+  "resnet50_gn": _timm("resnet50_gn"),
+  "resnetv2_18d": _timm("resnetv2_18d", names="timm_v2"),
+  "resnetv2_50d_gn": _timm("resnetv2_50d_gn", names="timm_v2"),
+  "resnetv2_50d_evos": _timm("resnetv2_50d_evos", names="timm_v2"),
+  "resnetv2_50d_frn": _timm("resnetv2_50d_frn", names="timm_v2"),
+  "resnetv2_50x1_bit": whole("resnetv2_50x1_bit", names="timm_v2"),
+  "resnest14d": _timm("resnest14d"),
+  "resnest50d_4s2x40d": _timm("resnest50d_4s2x40d"),
+  "resnest50d_1s4x24d": _timm("resnest50d_1s4x24d", _DILATED, output_stride=8),
   "transformers": _transformers("resnet50", "bottleneck"),
   "resnet50_v1": _transformers(
     "resnet50_v1", "bottleneck", downsample_in_bottleneck=True
@@ -179,15 +219,15 @@ def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
   return arrays
 
 
-def images(side: int, count: int = 3) -> np.ndarray:
-  """Returns images [count, side, side + 4, 3]: height is not width."""
+def images(side: int, wider: int = 4) -> np.ndarray:
+  """Returns images [3, side, side + wider, 3]: height is not width."""
   rng = np.random.default_rng(side)
-  return rng.normal(size=(count, side, side + 4, 3)).astype(np.float32)
+  return rng.normal(size=(3, side, side + wider, 3)).astype(np.float32)
 
 
 def our_shapes(case: Case) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of the state_dict that `to_torch` makes."""
-  model = case.network()
+  model = dataclasses.replace(case, dtype="float32").network()
   variables = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model)
   )
@@ -203,20 +243,25 @@ def our_logits(
   variables = fr.from_torch(state_dict, model)
   evaluate = jax.jit(functools.partial(model.apply, train=False))
   return {
-    f"logits/{side}": np.asarray(evaluate(variables, images(side)))
+    f"logits/{side}": np.asarray(evaluate(variables, images(side, case.wider)))
     for side in case.sides
   }
 
 
 def our_outputs(
-  case: Case, state_dict: Mapping[str, np.ndarray]
+  case: Case, state_dict: Mapping[str, np.ndarray], train: bool = True
 ) -> dict[str, np.ndarray]:
   """Returns all that is compared with PyTorch.
 
-  "logits/64", "stage1/64", ... of images of both sides; and of a step of
-  training on those of the even side "train", its logits, and
+  "logits/64", "stage1/64", ... of images of both sides; with `train`, of a step
+  of training on those of the even side "train", its logits, and
   "....running_mean", "....running_var".
   """
+  with jax.enable_x64(case.dtype == "float64"):
+    return _our_outputs(case, state_dict, train)
+
+
+def _our_outputs(case, state_dict, training):
   model = case.network()
   variables = fr.from_torch(state_dict, model)
 
@@ -232,12 +277,14 @@ def our_outputs(
 
   outputs = {}
   for side in case.sides:
-    for name, value in evaluate(variables, images(side)).items():
+    for name, value in evaluate(variables, images(side, case.wider)).items():
       value = np.asarray(value)
       if value.ndim == 4:
         value = value.transpose(0, 3, 1, 2)
       outputs[f"{name}/{side}"] = value
-  logits, updates = train(variables, images(case.sides[0]))
+  if not training:
+    return outputs
+  logits, updates = train(variables, images(case.sides[0], case.wider))
   outputs["train"] = np.asarray(logits)
   after = fr.to_torch(variables | updates, model, names=case.names)
   for name, value in after.items():

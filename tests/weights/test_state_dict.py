@@ -21,11 +21,13 @@ def assert_same(a, b):
   [
     *("resnet50d", "resnetrs50", "resnetv2_50", "transformers18"),
     *("cifar_resnet18", "cifar_plain20", "wrn_40_4"),
+    *("senet154", "ecaresnetlight", "resnet50_gn", "resnetv2_50d_evos"),
+    *("resnetv2_50d_frn", "resnest50d_1s4x24d"),
   ],
 )
 def test_a_round_trip_is_the_same_bits(name):
   case = cases.CASES[name]
-  features = ("stage_features", (4, 8, 8, 16)[: len(case.sizes)])
+  features = ("stage_features", (64, 32, 64, 32)[: len(case.sizes)])
   case = dataclasses.replace(case, fields=(*case.fields, features))
   model = case.network()
   state_dict = cases.filled(cases.our_shapes(case))

@@ -24,6 +24,10 @@ def build(
     net = _network(case)
   tensors = {name: torch.tensor(array) for name, array in state_dict.items()}
   net.load_state_dict(tensors, strict=True, assign=True)
+  for module in net.modules():
+    if hasattr(module, "init_non_persistent_buffers"):  # A blur's filter.
+      module.filt = torch.empty(module.filt.shape)
+      module.init_non_persistent_buffers()
   return net
 
 
@@ -41,7 +45,9 @@ def _network(case: cases.Case) -> torch.nn.Module:
     return resnet.ResNet(block, case.sizes, num_classes=10, **fields)
   if kind == "timm":
     timm = importlib.import_module("timm")
-    return timm.create_model(name, layers=case.sizes, num_classes=10, **fields)
+    if "stage_sizes" in dict(case.fields):
+      fields = {"layers": case.sizes, **fields}
+    return timm.create_model(name, num_classes=10, **fields)
   logging.getLogger("transformers").setLevel(logging.ERROR)
   transformers = importlib.import_module("transformers")
   expansion = 4 if name == "bottleneck" else 1
@@ -58,7 +64,8 @@ def _network(case: cases.Case) -> torch.nn.Module:
 def map_modules(net: torch.nn.Module) -> dict[str, torch.nn.Module]:
   """Returns the modules of which our feature maps are the outputs."""
   modules = dict(net.named_modules())
-  names = {"stem": ("resnet.embedder.embedder", "act1", "relu", "stem.conv")}
+  stems = ("resnet.embedder.embedder", "act1", "relu", "stem.conv")
+  names = {"stem": (*stems, "stem.conv3")}
   for n in range(1, 5):
     encoder = f"resnet.encoder.stages.{n - 1}"
     names[f"stage{n}"] = (f"layer{n}", encoder, f"stages.{n - 1}.blocks")
@@ -70,14 +77,15 @@ def map_modules(net: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def their_outputs(
-  case: cases.Case, state_dict: Mapping[str, np.ndarray]
+  case: cases.Case, state_dict: Mapping[str, np.ndarray], train: bool = True
 ) -> dict[str, np.ndarray]:
   """Returns what `cases.our_outputs` returns."""
-  net, maps, outputs = build(case, state_dict), {}, {}
+  dtype = getattr(torch, case.dtype)
+  net, maps, outputs = build(case, state_dict).to(dtype), {}, {}
 
   def run(side):
-    x = torch.from_numpy(cases.images(side).transpose(0, 3, 1, 2).copy())
-    result = net(x)
+    x = cases.images(side, case.wider).transpose(0, 3, 1, 2).copy()
+    result = net(torch.from_numpy(x).to(dtype))
     return getattr(result, "logits", result).numpy()
 
   for ours, module in map_modules(net).items():
@@ -90,10 +98,15 @@ def their_outputs(
     net.eval()
     for side in case.sides:
       outputs[f"logits/{side}"] = run(side)
-      if hasattr(net, "norm"):  # Ours end with the last BatchNorm and ReLU.
+      if hasattr(net, "norm"):  # Ours end with the last norm and activation.
         last = max(name for name in maps if name.startswith("stage"))
-        maps[last] = net.norm(torch.from_numpy(maps[last])).relu().numpy()
+        normed = net.norm(torch.from_numpy(maps[last]))
+        # timm's has the activation inside.
+        relu = case.theirs[0] == "preact"
+        maps[last] = (normed.relu() if relu else normed).numpy()
       outputs |= {f"{name}/{side}": value for name, value in maps.items()}
+    if not train:
+      return outputs
     net.train()
     outputs["train"] = run(case.sides[0])
   for name, value in net.state_dict().items():
