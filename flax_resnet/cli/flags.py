@@ -84,9 +84,15 @@ def add_network_arguments(
   )
   parser.add_argument(
     "--weights",
-    metavar="FILE",
-    help=".safetensors, .pth, a Flax checkpoint, one of a run's or "
-    "hf-hub:owner/repository",
+    metavar="FILE|TAG",
+    help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
+    "checkpoint, one of a run's or hf-hub:owner/repository",
+  )
+  parser.add_argument(
+    "--no-ema",
+    action="store_true",
+    help="the weights of the last step, where their moving average is there "
+    "as well",
   )
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
   parser.add_argument("--config", type=path, metavar="FILE", help=config_help)

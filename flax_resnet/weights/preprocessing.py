@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Annotated, Any, Literal
 
 from flax_resnet import schema
@@ -22,7 +23,7 @@ class Preprocessing:
   Attributes:
     image_size: height and width that the network sees, in pixels.
     crop_fraction: side of the center crop over the short side of the image, in
-      [0.001, 1].
+      [0.001, 1]; see `short_side`.
     interpolation: filter of the resize.
     mean: mean by channel, of images scaled to [0, 1].
     std: standard deviation by channel.
@@ -44,13 +45,39 @@ class Preprocessing:
         f"mean is {self.mean} and std {self.std}: give one of each a channel"
       )
 
+  @property
+  def short_side(self) -> int:
+    """Short side of an image before the crop, in pixels.
+
+    Rounded down, as timm and transformers do it: 235 for 224 of 0.95.
+    """
+    # The quotient of two whole numbers may be a little less than it is.
+    return math.floor(self.image_size / self.crop_fraction + 1e-6)
+
+  def with_channels(self, channels: int) -> "Preprocessing":
+    """Returns the preprocessing of images with another number of channels.
+
+    One channel gets the average of mean and std, more get them in turn.
+    """
+
+    def adapted(values: Sequence[float]) -> tuple[float, ...]:
+      if channels == 1:
+        return (sum(values) / len(values),)
+      return tuple(values[n % len(values)] for n in range(channels))
+
+    mean, std = adapted(self.mean), adapted(self.std)
+    return dataclasses.replace(self, mean=mean, std=std)
+
   @classmethod
   def of_run(cls, config: Mapping[str, Any]) -> "Preprocessing":
     """Returns how a run evaluates, from its config."""
     data, augment = config["data"], config["augment"]
+    size = data.get("eval_image_size") or data["image_size"]
+    # As `crops.center_crop` rounds it.
+    short_side = round(size / data.get("center_crop_fraction", 1.0))
     return cls(
-      image_size=data.get("eval_image_size") or data["image_size"],
-      crop_fraction=data.get("center_crop_fraction", 1.0),
+      image_size=size,
+      crop_fraction=size / short_side,
       interpolation="bilinear",
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),

@@ -27,6 +27,13 @@ def written(path, content):
   return path
 
 
+def changed(tensors, name, number):
+  """Returns tensors with another number in the last place of one."""
+  array = tensors[name].copy()
+  array.flat[-1] = number
+  return tensors | {name: array}
+
+
 def checkpoint(path, tensors):
   files.write_checkpoint(path, fr.from_torch(tensors, MODEL))
   return path
@@ -82,6 +89,38 @@ CASES = {
     "the weights, read with the names of the CIFAR nets of akamaster, are not "
     "those of the model: missing: layer1.0.bn2.running_var; unexpected: "
     "layer9.0.weight; different: linear.weight [7, 64] instead of [10, 64]",
+  ),
+  "a variance that is negative": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "layer1.0.bn1.running_var", -1e-3), MODEL
+    ),
+    "the weights hold numbers that are not finite, or negative variances, in "
+    "layer1.0.bn1.running_var: the run that wrote them has failed, or the file "
+    "is damaged",
+  ),
+  "a variance that is infinite": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "layer1.0.bn1.running_var", np.inf), MODEL
+    ),
+    "negative variances, in layer1.0.bn1.running_var: ",
+  ),
+  "a mean that is not a number": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "bn1.running_mean", np.nan), MODEL
+    ),
+    "negative variances, in bn1.running_mean: ",
+  ),
+  "kernels that are not finite": (
+    lambda path, tensors: (
+      save_file(
+        changed(
+          changed(tensors, "linear.weight", -np.inf), "conv1.weight", np.nan
+        ),
+        path / "x.safetensors",
+      ),
+      load_pretrained(path / "x.safetensors", CASE.model, **dict(CASE.fields)),
+    ),
+    "negative variances, in linear.weight, conv1.weight: ",
   ),
   "a tensor of another rank": (
     lambda _, tensors: fr.from_torch(
@@ -141,7 +180,7 @@ def test_weights(case, state_dict, tmp_path):
     ({}, "hf-hub:a/b is not in the local cache, and the hub cannot be reached"),
     (
       {"config": {"pretrained_cfg": {"input_size": []}}},
-      "hf-hub:a/b has a config that cannot be: IndexError",
+      "hf-hub:a/b has a config that cannot be: ValueError('not enough values",
     ),
     (
       {
@@ -150,6 +189,20 @@ def test_weights(case, state_dict, tmp_path):
       },
       "hf-hub:a/b has a config that cannot be: ValueError('crop_fraction is 7: "
       "use 0.001 to 1')",
+    ),
+    (
+      {"config": hub_cache.TRANSFORMERS | {"id2label": {"-1": "cat"}}},
+      "a config that cannot be: ValueError('id2label names class -1')",
+    ),
+    (
+      {
+        "config": hub_cache.TIMM
+        | {
+          "pretrained_cfg": hub_cache.TIMM["pretrained_cfg"]
+          | {"crop_mode": "squash"}
+        }
+      },
+      "ValueError(\"crop_mode is 'squash': only center",
     ),
     ({"config": []}, "config.json of hf-hub:a/b is not JSON (something else"),
   ],
