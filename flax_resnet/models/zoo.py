@@ -181,7 +181,7 @@ def create_model(name: str, **fields: Any) -> ResNet:
       f"unknown model {name!r}: {suggestion(str(name), list_models())}"
     )
   if "pretrained" in fields:
-    raise TypeError(
+    raise ValueError(
       f"create_model gives {name} without weights: use from_pretrained"
       f'("{name}") for the network and its weights'
     )

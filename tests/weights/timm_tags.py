@@ -17,6 +17,7 @@ from flax_resnet.models import tags
 from tests.weights.torch_models import load_torchvision
 
 MODULES = ("resnet", "resnetv2", "resnest")
+_HUB = "https://huggingface.co/"
 # Columns that come from the results, and not from the package.
 FROM_RESULTS = ("top1",)
 
@@ -69,7 +70,7 @@ def _row(
     "std": " ".join(map(str, cfg.std)),
     "license": cfg.license or "",
     "top1": results.get((name, test_size, float(test_crop)), ""),
-    "source": cfg.origin_url or papers or cfg.url or "",
+    "source": cfg.origin_url or papers or cfg.url or f"{_HUB}{cfg.hf_hub_id}",
   }
 
 
