@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flax_resnet.data.decoding import decode, LazyImage, MAX_PIXELS
+from flax_resnet.schema import Interpolation
 
 # From a record's image, and the generator of its position in the run, to uint8
 # [h, w, c].
@@ -17,7 +18,7 @@ def center_crop(
   channels: int,
   size: int,
   fraction: float = 1.0,
-  interpolation: str = "bilinear",
+  interpolation: Interpolation = "bilinear",
   max_pixels: int = MAX_PIXELS,
 ) -> Transform:
   """Returns a transform that cuts the center out of an image.

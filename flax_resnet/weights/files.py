@@ -219,13 +219,19 @@ def find_checkpoint(
   return directory / which
 
 
-def _top1(checkpoint: pathlib.Path) -> float:
-  """Returns "val/top1" of a checkpoint; -1 if it has none."""
+def read_results(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """Returns the metrics of a checkpoint of a run with its step; {} if none."""
   try:
     row = storage.read_json(checkpoint / "metrics" / "metrics")
   except (OSError, ValueError):
-    return -1.0
-  top1 = row.get("val/top1")
+    return {}
+  name = checkpoint.name
+  return {**row, "step": int(name)} if name.isdecimal() else row
+
+
+def _top1(checkpoint: pathlib.Path) -> float:
+  """Returns "val/top1" of a checkpoint; -1 if it has none."""
+  top1 = read_results(checkpoint).get("val/top1")
   return top1 if isinstance(top1, float) and math.isfinite(top1) else -1.0
 
 

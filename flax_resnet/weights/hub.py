@@ -12,9 +12,10 @@ from etils import epy
 
 from flax_resnet import storage
 from flax_resnet.errors import WeightsError
+from flax_resnet.schema import Interpolation
 from flax_resnet.weights import files
 from flax_resnet.weights.files import Source
-from flax_resnet.weights.preprocessing import Interpolation, Preprocessing
+from flax_resnet.weights.preprocessing import Preprocessing
 
 with epy.lazy_imports():  # Slow to import, and only the hub needs it.
   import huggingface_hub
@@ -28,9 +29,17 @@ _REPOSITORY = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 _REVISION = re.compile(rf"({_PART}(/{_PART}){{0,8}})?", re.ASCII)
 # More than any list of classes has; a label is the length of what is made.
 _MAX_CLASSES = 1_000_000
+# Of timm, of timm at first, of transformers.
+_NAMES = ("label_names", "labels", "id2label")
 _CONFIG = "config.json"
 _WHOLE, _SHARDED = "model.safetensors", "model.safetensors.index.json"
 _FILES = (_WHOLE, _SHARDED, "pytorch_model.bin", "pytorch_model.pth")
+# timm's arguments of a model that its file says itself, or that change nothing
+# in evaluation.
+_NO_FIELDS = (
+  *("in_chans", "num_classes", "img_size", "drop_rate", "drop_path_rate"),
+  *("drop_block_rate", "zero_init_last"),
+)
 # (layer_type, depths) of transformers' `ResNetConfig`.
 _TRANSFORMERS: dict[Any, str] = {
   ("basic", (2, 2, 2, 2)): "resnet18",
@@ -199,16 +208,14 @@ def _weights(repository: _Repository | _Folder) -> pathlib.Path:
 
 
 def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-  names = config.get("label_names") or config.get("labels")
-  if not names:
-    by_label = {int(k): v for k, v in config.get("id2label", {}).items()}
-    if any(label < 0 for label in by_label):
-      raise ValueError(f"id2label names class {min(by_label)}")
-    # A class between them may have no name.
-    count = max(by_label, default=-1) + 1
-    if count > _MAX_CLASSES:
-      raise ValueError(f"id2label names class {count - 1:,}")
-    names = [by_label.get(label, str(label)) for label in range(count)]
+  names = next(filter(None, map(config.get, _NAMES)), ())
+  if isinstance(names, Mapping):
+    by_label = {int(label): name for label, name in names.items()}
+    if min(by_label) < 0 or max(by_label) >= _MAX_CLASSES:
+      raise ValueError(f"classes {min(by_label)} to {max(by_label)} have names")
+    # A class between them may have none.
+    labels = range(max(by_label) + 1)
+    names = [by_label.get(label, str(label)) for label in labels]
   if not isinstance(names, list | tuple) or not all(
     isinstance(name, str) for name in names
   ):
@@ -236,8 +243,18 @@ def _model(config: Mapping[str, Any]) -> str | None:
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields of a network that `save_pretrained` has written."""
-  return dict(config.get("flax_resnet", {}).get("fields", {}))
+  """Returns the fields of a network that differ from those of its name."""
+  # `publish.save_pretrained` has written them.
+  fields = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in config.get("flax_resnet", {}).get("fields", {}).items()
+  }
+  for key, value in config.get("model_args", {}).items():
+    if key == "output_stride":
+      fields[key] = value
+    elif key not in _NO_FIELDS:
+      raise ValueError(f"model_args.{key:.60} is not known here")
+  return fields
 
 
 def _preprocessing(

@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from flax_resnet import schema
-from flax_resnet.schema import Positive, Range
+from flax_resnet.schema import Interpolation, Positive, Range
 
 # The square of it is `data.decoding.MAX_PIXELS`.
 MAX_IMAGE_SIZE = 9_459
-# Pillow's.
-Interpolation = Literal[
-  "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Preprocessing:
     return cls(
       image_size=size,
       crop_fraction=size / short_side,
-      interpolation="bilinear",
+      interpolation=data.get("eval_interpolation", "bilinear"),
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
     )

@@ -114,7 +114,7 @@ def load_pretrained(
     )
     variables = with_new_head(variables, network, jax.random.key(0))
     return Pretrained(network, variables, preprocessing)
-  names = source.class_names
+  names = source.class_names if classes else ()
   if names and len(names) != classes:
     files.say(
       f"{weights} names {len(names)} classes and has {classes}: they are "

@@ -109,9 +109,9 @@ def fit(
     dtype = None if convention.flax else leaves[path].dtype
     array = _in_flax(path, tensors[name], convention)
     arrays[path] = jnp.asarray(array, dtype)
-  if wrong := [
-    names[path] for path, x in arrays.items() if not _can_be(path, x)
-  ]:
+  wrong = [names[path] for path, x in arrays.items() if not _can_be(path, x)]
+  # A run of this package that has diverged is looked at as it is.
+  if wrong and not convention.flax:
     raise WeightsError(
       "the weights hold numbers that are not finite, or negative variances, in "
       f"{listing(wrong)}: the run that wrote them has failed, or the file is "

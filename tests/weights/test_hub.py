@@ -135,8 +135,9 @@ def test_weights_are_tested_at_the_size_for_tests(monkeypatch, tmp_path, key):
   assert hub.read_clone(folder) == hub.fetch("hf-hub:timm/net")
 
 
+@pytest.mark.parametrize("key", ["id2label", "label_names"])
 @pytest.mark.parametrize(
-  ("id2label", "names"),
+  ("by_label", "names"),
   [
     ({"1": "cat", "0": "dog"}, ("dog", "cat")),
     ({"10": "x", "9": "y"} | {str(n): "z" for n in range(9)}, None),
@@ -147,13 +148,13 @@ def test_weights_are_tested_at_the_size_for_tests(monkeypatch, tmp_path, key):
     ),
   ],
 )
-def test_keys_of_names_are_labels(monkeypatch, tmp_path, id2label, names):
+def test_keys_of_names_are_labels(monkeypatch, tmp_path, by_label, names, key):
   hub_cache.write_repository(
     monkeypatch,
     tmp_path,
     "a/b",
     tensors=TENSORS,
-    config=hub_cache.TRANSFORMERS | {"id2label": id2label},
+    config=hub_cache.TRANSFORMERS | {key: by_label},
   )
   expected = names or (*["z"] * 9, "y", "x")
   assert hub.fetch("hf-hub:a/b").class_names == expected

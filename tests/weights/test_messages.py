@@ -192,7 +192,7 @@ def test_weights(case, state_dict, tmp_path):
     ),
     (
       {"config": hub_cache.TRANSFORMERS | {"id2label": {"-1": "cat"}}},
-      "a config that cannot be: ValueError('id2label names class -1')",
+      "cannot be: ValueError('classes -1 to -1 have names')",
     ),
     (
       {
