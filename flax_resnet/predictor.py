@@ -91,6 +91,7 @@ class Predictor:
       size / self.preprocessing.short_side,
       self.preprocessing.interpolation,
       self.max_pixels,
+      resize_first=self.preprocessing.resize_first,
     )
     try:
       # Evaluation draws no random numbers.

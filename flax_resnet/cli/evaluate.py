@@ -84,10 +84,14 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
   with reported_as("--weights"):
     flags.check_model_is_given(args.weights, args.model)
     source = pretrained.find(args.weights)
-  overrides = [*args.overrides, f"model.name={args.model or source.model}"]
+  config, overrides = schema.load_recipe(args.config).to_dict(), args.overrides
+  if args.model is None:  # The network is theirs, not the recipe's.
+    config["model"] = {"name": source.model, **source.fields}
+  else:
+    overrides = [*overrides, f"model.name={args.model}"]
   if source.preprocessing and not source.of_run:
     overrides = [*_overrides(source.preprocessing), *overrides]
-  return schema.load_recipe(args.config, overrides).to_dict()
+  return schema.override(config, overrides).to_dict()
 
 
 def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:

@@ -55,6 +55,7 @@ class Source:
     preprocessing: preprocessing of images; None if unknown.
     class_names: names of the classes by label; empty if unknown.
     of_run: whether they are those of a run of this package.
+    tag: name under which they are published; "" if unknown.
   """
 
   path: pathlib.Path
@@ -63,6 +64,7 @@ class Source:
   preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
   of_run: bool = False
+  tag: str = ""
 
 
 def read(path: str | pathlib.Path, *, ema: bool = True) -> dict[str, Any]:

@@ -190,7 +190,10 @@ def _source(repository: _Repository | _Folder) -> Source:
 
 def _weights(repository: _Repository | _Folder) -> pathlib.Path:
   """Returns the path of the weights; all shards of them are there as well."""
-  whole, sharded = repository.find(_WHOLE), repository.find(_SHARDED)
+  whole, sharded = repository.find(_WHOLE), None
+  # Of the hub, a file that is not needed would have to be waited for.
+  if whole is None or isinstance(repository, _Folder):
+    sharded = repository.find(_SHARDED)
   if whole and sharded:
     raise WeightsError(
       f"{repository.name} has {_WHOLE} and {_SHARDED}, of which one is older: "

@@ -23,6 +23,8 @@ class Preprocessing:
     interpolation: filter of the resize.
     mean: mean by channel, of images scaled to [0, 1].
     std: standard deviation by channel.
+    resize_first: whether the whole image is resized before the crop, see
+      `data.crops.center_crop`; default True, as in torchvision and timm.
 
   Raises:
     ValueError: for a value of the wrong type or out of its range.
@@ -33,6 +35,7 @@ class Preprocessing:
   interpolation: Interpolation
   mean: Sequence[float]
   std: Sequence[Positive]
+  resize_first: bool = True
 
   def __post_init__(self):
     schema.check_fields(self)
@@ -77,6 +80,7 @@ class Preprocessing:
       interpolation=data.get("eval_interpolation", "bilinear"),
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
+      resize_first=False,
     )
 
 

@@ -95,6 +95,8 @@ def load_pretrained(
 ) -> Pretrained:
   """As `from_pretrained`, with preprocessing and class names."""
   source = find(weights)
+  if source.tag and source.tag != str(weights):
+    files.say(f"{weights}: timm's default weights, {source.tag}")
   name = _name(weights, source, model)
   fields = {**source.fields, **fields}
   network = create_model(name, **fields)
@@ -189,8 +191,6 @@ def _published(name: str) -> Source:
       f"{suggestion(model, list_models())}"
     )
   tag = tags.find(name)
-  if name == model:
-    files.say(f"{name}: timm's default weights, {tag.name}")
   source = hub.fetch(f"{hub.PREFIX}{tag.repository}")
   preprocessing = source.preprocessing or Preprocessing(
     image_size=tag.test_image_size,
@@ -199,8 +199,12 @@ def _published(name: str) -> Source:
     mean=tag.mean,
     std=tag.std,
   )
-  name = source.model or model
-  return dataclasses.replace(source, model=name, preprocessing=preprocessing)
+  return dataclasses.replace(
+    source,
+    model=source.model or model,
+    preprocessing=preprocessing,
+    tag=tag.name,
+  )
 
 
 def _name(

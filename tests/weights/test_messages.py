@@ -39,6 +39,14 @@ def checkpoint(path, tensors):
   return path
 
 
+def sharded(path, weight_map, shards):
+  """Returns an index of shards, with those that there are."""
+  for shard, names in shards.items():
+    save_file({name: np.zeros(2) for name in names}, path / shard)
+  content = json.dumps({"weight_map": weight_map}).encode()
+  return written(path / "model.safetensors.index.json", content)
+
+
 def workdir(path, config):
   written(path / "run" / "config.json", json.dumps(config).encode())
   return path / "run"
@@ -156,6 +164,81 @@ CASES = {
       about(path, RUN | {"model": {"name": "cifar_resnet8", "shortcut": "x"}})
     ),
     "{path}/1/about is not that of a run: ",
+  ),
+  "no tag of this name": (
+    lambda *_: fr.from_pretrained("resnet50.a1_in1"),
+    "unknown tag 'resnet50.a1_in1': did you mean 'resnet50.a1_in1k'?",
+  ),
+  "no network of this name": (
+    lambda *_: fr.from_pretrained("resnet5.a1_in1k"),
+    "there is no file or folder resnet5.a1_in1k, and no model 'resnet5': did "
+    "you mean 'resnet50'?",
+  ),
+  "a network without published weights": (
+    lambda *_: fr.from_pretrained("cifar_resnet20"),
+    "cifar_resnet20 has no published weights: give a weight file",
+  ),
+  "no channels": (
+    lambda path, tensors: (
+      save_file(tensors, path / "x.safetensors"),
+      load_pretrained(
+        path / "x.safetensors", CASE.model, in_channels=0, **dict(CASE.fields)
+      ),
+    ),
+    "in_channels is 0: use 1 or more",
+  ),
+  "a clone with a whole file and shards": (
+    lambda path, tensors: (
+      save_file(tensors, path / "model.safetensors"),
+      written(path / "model.safetensors.index.json", b"{}"),
+      load_pretrained(path, CASE.model),
+    ),
+    "{path} has model.safetensors and model.safetensors.index.json, of which "
+    "one is older: give one of the two files",
+  ),
+  "an index that is cut": (
+    lambda path, _: files.read(
+      written(path / "model.safetensors.index.json", b'{"weight_map": {"x')
+    ),
+    "{path}/model.safetensors.index.json is not JSON: ",
+  ),
+  "an index of nothing": (
+    lambda path, _: files.read(
+      written(path / "model.safetensors.index.json", b'{"weight_map": 3}')
+    ),
+    "{path}/model.safetensors.index.json is no index of shards: it has no "
+    "weight_map of the tensors and their .safetensors files",
+  ),
+  "an index that leads elsewhere": (
+    lambda path, _: files.read(
+      written(
+        path / "model.safetensors.index.json",
+        b'{"weight_map": {"x": "../x.safetensors"}}',
+      )
+    ),
+    "is no index of shards: ",
+  ),
+  "a shard that is not there": (
+    lambda path, _: files.read(sharded(path, {"x": "1.safetensors"}, {})),
+    "{path}/model.safetensors.index.json lists 1.safetensors, which is not "
+    "beside it",
+  ),
+  "a clone without a shard": (
+    lambda path, _: fr.from_pretrained(
+      sharded(path, {"x": "1.safetensors"}, {}).parent, CASE.model
+    ),
+    "lists 1.safetensors, which is not beside it",
+  ),
+  "shards of another index": (
+    lambda path, _: files.read(
+      sharded(
+        path,
+        {"x": "1.safetensors", "y": "1.safetensors"},
+        {"1.safetensors": ["x", "z"]},
+      )
+    ),
+    "{path}/model.safetensors.index.json does not list what its shards hold: "
+    "missing: y; unexpected: z",
   ),
   "a name of no repository": (
     lambda *_: hub.fetch("hf-hub:../../etc/passwd"),

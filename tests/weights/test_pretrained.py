@@ -98,5 +98,5 @@ def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
     "augment": {"mean": [0.3], "std": [0.35]},
   }
   assert Preprocessing.of_run(config) == Preprocessing(
-    size, share, "bilinear", (0.3,), (0.35,)
+    size, share, "bilinear", (0.3,), (0.35,), resize_first=False
   )

@@ -120,6 +120,7 @@ def test_the_crop_is_that_of_the_run_in_timm_too(variables, tmp_path):
     found = json.loads((out / "config.json").read_text())["pretrained_cfg"]
     assert int(size / found["crop_pct"]) == round(size / share)
     back = load_pretrained(out).preprocessing
+    assert back.resize_first  # As timm does with the folder.
     assert back.short_side == expected.short_side == round(size / share)
 
 
