@@ -70,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
     raise InputError("--hub writes timm's names: leave --names out")
   with reported_as(f"convert {args.source}"):
     flags.check_model_is_given(args.source, args.model)
-    loaded = pretrained.load_pretrained(
-      args.source, args.model, ema=not args.no_ema
-    )
+    loaded = pretrained.load_pretrained(args.source, args.model, ema=args.ema)
     if args.hub:
       _save(args, loaded)
     elif args.target.name.lower().endswith(written):

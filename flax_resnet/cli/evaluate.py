@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
   config, weights = _config(args), flags.weights_of(args)
   recipe = schema.build("config", setup.Recipe, config)
   with reported_as("evaluate"):
-    loaded = flags.load_weights_of_recipe(weights, config, ema=not args.no_ema)
+    loaded = flags.load_weights_of_recipe(weights, config, ema=args.ema)
   classes, mesh = loaded.model.num_classes, sharding.make_mesh()
   # A run's own names: its images may be in folders of other classes as well.
   names = loaded.class_names if args.workdir is not None else ()

@@ -96,7 +96,8 @@ def add_network_arguments(
 def add_ema_argument(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--no-ema",
-    action="store_true",
+    dest="ema",
+    action="store_false",
     help="the weights of the last step, where their moving average is there "
     "as well",
   )
@@ -139,11 +140,11 @@ def _load_weights(
 ) -> "pretrained.Pretrained":
   if args.config is None:
     check_model_is_given(weights, args.model)
-    return pretrained.load_pretrained(weights, args.model, ema=not args.no_ema)
+    return pretrained.load_pretrained(weights, args.model, ema=args.ema)
   overrides = [] if args.model is None else [f"model.name={args.model}"]
   config = schema.load_recipe(args.config, overrides).to_dict()
   return dataclasses.replace(
-    load_weights_of_recipe(args.weights, config, ema=not args.no_ema),
+    load_weights_of_recipe(args.weights, config, ema=args.ema),
     preprocessing=preprocessing.Preprocessing.of_run(config),
   )
 
