@@ -15,6 +15,7 @@ with epy.lazy_api_imports(globals()):
   from flax_resnet.models import ResNet as ResNet
   from flax_resnet.weights import from_pretrained as from_pretrained
   from flax_resnet.weights import from_torch as from_torch
+  from flax_resnet.weights import save_pretrained as save_pretrained
   from flax_resnet.weights import to_torch as to_torch
 
 __version__ = "0.2.0"

@@ -84,12 +84,14 @@ class Predictor:
     Raises:
       ImageError: if it is not an image, or cannot be read.
     """
+    size = self.preprocessing.image_size
     transform = crops.center_crop(
       self.channels,
-      self.preprocessing.image_size,
-      self.preprocessing.crop_fraction,
+      size,
+      size / self.preprocessing.short_side,
       self.preprocessing.interpolation,
       self.max_pixels,
+      resize_first=self.preprocessing.resize_first,
     )
     try:
       # Evaluation draws no random numbers.

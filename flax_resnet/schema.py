@@ -88,6 +88,10 @@ Rate = Annotated[float, Range(minimum=0, below=1)]
 NotNegative = Annotated[float, Range(minimum=0)]
 Positive = Annotated[float, Range(above=0)]
 Count = Annotated[int, Range(minimum=1)]
+# Filters of a resize, as Pillow calls them.
+Interpolation = Literal[
+  "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
+]
 
 
 def build(

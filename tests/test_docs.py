@@ -81,6 +81,8 @@ ELSEWHERE = (
   "python -m flax_resnet prepare",  # tests/test_prepare.py
   "python -m flax_resnet models",  # tests/cli/test_verbs.py
   "python -m flax_resnet evaluate --weights resnet20-12fca82f.th",
+  "python -m flax_resnet convert runs/photos",  # tests/cli/test_verbs.py
+  "python -c 'import timm",  # tests/weights/test_publish.py
   "python benchmarks/",
   "python examples/",  # tests/test_examples.py
   "python docs/reference.py",  # Below.

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint of a run, or weights, on a data set.
 
 Every image of the recipe's eval_split counts once; no other split is needed.
+Images are prepared as published weights say, or as the recipe does.
 --config.x.y=… changes a key of the recipe, such as --config.data.data_dir or
 --config.augment.mean.
 """
@@ -19,6 +20,7 @@ with epy.lazy_imports():
   from flax_resnet import sharding
   from flax_resnet.data import dataset
   from flax_resnet.training import evaluation, setup
+  from flax_resnet.weights import files, preprocessing, pretrained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
   config, weights = _config(args), flags.weights_of(args)
   recipe = schema.build("config", setup.Recipe, config)
   with reported_as("evaluate"):
-    loaded = flags.load_weights_of_recipe(weights, config)
+    loaded = flags.load_weights_of_recipe(weights, config, ema=args.ema)
   classes, mesh = loaded.model.num_classes, sharding.make_mesh()
   # A run's own names: its images may be in folders of other classes as well.
   names = loaded.class_names if args.workdir is not None else ()
@@ -77,10 +79,36 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
   if args.workdir is not None:
     config = storage.read_config(args.workdir)
     return schema.override(config, args.overrides).to_dict()
-  if args.model is None or args.config is None:
-    raise InputError("--weights needs --model, and --config for the data")
-  overrides = [*args.overrides, f"model.name={args.model}"]
-  return schema.load_recipe(args.config, overrides).to_dict()
+  if args.config is None:
+    raise InputError("--weights needs --config for the data")
+  with reported_as("--weights"):
+    flags.check_model_is_given(args.weights, args.model)
+    source = pretrained.find(args.weights)
+  config, overrides = schema.load_recipe(args.config).to_dict(), args.overrides
+  if args.model is None:  # The network is theirs, not the recipe's.
+    config["model"] = {"name": source.model, **source.fields}
+  else:
+    overrides = [*overrides, f"model.name={args.model}"]
+  if source.preprocessing and not source.of_run:
+    overrides = [*_overrides(source.preprocessing), *overrides]
+  return schema.override(config, overrides).to_dict()
+
+
+def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:
+  """Returns the keys of a recipe that prepare images as weights expect them."""
+  size, short_side = expected.image_size, expected.short_side
+  files.say(
+    f"images are prepared as the weights say: {size} pixels of {short_side}, "
+    f"{expected.interpolation}, mean {tuple(expected.mean)}, std "
+    f"{tuple(expected.std)}"
+  )
+  return [
+    f"data.eval_image_size={size}",
+    f"data.center_crop_fraction={size / short_side}",
+    f"data.eval_interpolation={expected.interpolation}",
+    f"augment.mean={tuple(expected.mean)}",
+    f"augment.std={tuple(expected.std)}",
+  ]
 
 
 def wilson_interval(

@@ -30,7 +30,7 @@ with epy.lazy_imports():
 
   from flax_resnet import hosts, models, predictor
   from flax_resnet.training import setup
-  from flax_resnet.weights import files, hub, preprocessing, pretrained
+  from flax_resnet.weights import files, preprocessing, pretrained
 
 # Characters of an error that are printed; a value in it may have millions.
 MAX_ERROR_LENGTH = 1_500
@@ -84,12 +84,23 @@ def add_network_arguments(
   )
   parser.add_argument(
     "--weights",
-    metavar="FILE",
-    help=".safetensors, .pth, a Flax checkpoint, one of a run's or "
-    "hf-hub:owner/repository",
+    metavar="FILE|TAG",
+    help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
+    "checkpoint, one of a run's or hf-hub:owner/repository",
   )
+  add_ema_argument(parser)
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
   parser.add_argument("--config", type=path, metavar="FILE", help=config_help)
+
+
+def add_ema_argument(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--no-ema",
+    dest="ema",
+    action="store_false",
+    help="the weights of the last step, where their moving average is there "
+    "as well",
+  )
 
 
 def check_network_arguments(args: argparse.Namespace) -> None:
@@ -129,19 +140,24 @@ def _load_weights(
 ) -> "pretrained.Pretrained":
   if args.config is None:
     check_model_is_given(weights, args.model)
-    return pretrained.load_pretrained(weights, args.model)
+    return pretrained.load_pretrained(weights, args.model, ema=args.ema)
   overrides = [] if args.model is None else [f"model.name={args.model}"]
   config = schema.load_recipe(args.config, overrides).to_dict()
   return dataclasses.replace(
-    load_weights_of_recipe(args.weights, config),
+    load_weights_of_recipe(args.weights, config, ema=args.ema),
     preprocessing=preprocessing.Preprocessing.of_run(config),
   )
 
 
 def load_weights_of_recipe(
-  weights: str | pathlib.Path, config: Mapping[str, Any]
+  weights: str | pathlib.Path, config: Mapping[str, Any], *, ema: bool = True
 ) -> "pretrained.Pretrained":
   """Returns weights in the network of a config, with their own classes.
+
+  Args:
+    weights: as `load_pretrained` takes them.
+    config: config of a run.
+    ema: whether to take a moving average, as `load_pretrained` does.
 
   Raises:
     InputError: for a config whose sections cannot be.
@@ -152,17 +168,16 @@ def load_weights_of_recipe(
   schema.build(
     "config.model", models.create_model, fields, fields_of=models.ResNet
   )
-  return pretrained.load_pretrained(weights, fields.pop("name"), **fields)
+  return pretrained.load_pretrained(
+    weights, fields.pop("name"), ema=ema, **fields
+  )
 
 
 def check_model_is_given(
   weights: str | pathlib.Path, model: str | None
 ) -> None:
   """Raises InputError unless --model or the weights name the network."""
-  says_it = str(weights).startswith(hub.PREFIX) or any(
-    (path(str(weights)) / name).exists() for name in ("config.json", "about")
-  )
-  if model is None and not says_it:
+  if model is None and pretrained.find(weights).model is None:
     raise InputError(
       f"{weights} does not say of which network: give --model NAME"
     )
@@ -185,10 +200,11 @@ def check_ending(path: pathlib.Path, written: Sequence[str], what: str) -> None:
     what: says which they are, "export writes ONNX".
   """
   ending = path.suffix.lower()
-  if ending in _FORMATS.split() and ending not in written:
-    raise InputError(
-      f"{path}: {what}, and no {ending}: end OUT in {' or '.join(written)}"
-    )
+  if ending in _FORMATS.split() and not path.name.lower().endswith(
+    tuple(written)
+  ):
+    use = f"end OUT in {' or '.join(written)}" if written else "leave it out"
+    raise InputError(f"{path}: {what}, and no {ending}: {use}")
 
 
 def check_is_positive(flag: str, value: int) -> None:

@@ -1,9 +1,10 @@
 """Predict the classes of images with a trained network.
 
 Images are files, folders (with all below) and patterns such as 'photos/*.jpg'.
-The network is that of a run, a weight file, a Flax checkpoint or a repository
-of the hub. A run and the hub say what they expect of an image; for a weight
-file it is ImageNet's: the short side resized to 256 pixels, the central 224.
+The network is that of a run, a published tag, a weight file, a Flax checkpoint
+or a repository of the hub. A run and the hub say what they expect of an image;
+for a weight file it is ImageNet's: the short side resized to 256 pixels, the
+central 224.
 
 Images that cannot be read are passed over, and named at the end; the exit code
 is 2 then.

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flax_resnet.data.decoding import decode, LazyImage, MAX_PIXELS
+from flax_resnet.schema import Interpolation
 
 # From a record's image, and the generator of its position in the run, to uint8
 # [h, w, c].
@@ -17,14 +18,20 @@ def center_crop(
   channels: int,
   size: int,
   fraction: float = 1.0,
-  interpolation: str = "bilinear",
+  interpolation: Interpolation = "bilinear",
   max_pixels: int = MAX_PIXELS,
+  *,
+  resize_first: bool = False,
 ) -> Transform:
   """Returns a transform that cuts the center out of an image.
 
   The short side is resized to `size / fraction`, then the middle is cut out:
   the pixels of torchvision's `Resize` and `CenterCrop` on a Pillow image,
   antialiased as these are. Only what is kept is computed.
+
+  Pillow 13 chooses by the sizes whether it resizes rows or columns first, and
+  rounds in between: for a part of an image some pixels may differ by a few
+  levels of 255 from those of the whole.
 
   Args:
     channels: 1 for gray, 3 for RGB.
@@ -33,6 +40,8 @@ def center_crop(
       0.875 (224 of 256) for ImageNet.
     interpolation: name of one of Pillow's: "bilinear" (default), "bicubic".
     max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
+    resize_first: whether to compute the whole image, and so the very pixels of
+      torchvision with any Pillow; default False.
   """
 
   def transform(image, rng):
@@ -42,9 +51,16 @@ def center_crop(
     short = round(size / fraction)
     if height == width == size == short:
       return pixels
-    left, right = _middle(width, short * width // min(height, width), size)
-    top, bottom = _middle(height, short * height // min(height, width), size)
-    return _resize(pixels, (left, top, right, bottom), size, interpolation)
+    resized = [short * side // min(height, width) for side in (width, height)]
+    # A narrow strip would become a large image.
+    if resize_first and math.prod(resized) <= max_pixels:
+      pixels = _resize(pixels, None, resized, interpolation)
+      left, top = (round((side - size) / 2) for side in resized)
+      return pixels[top : top + size, left : left + size]
+    left, right = _middle(width, resized[0], size)
+    top, bottom = _middle(height, resized[1], size)
+    box = left, top, right, bottom
+    return _resize(pixels, box, [size, size], interpolation)
 
   return transform
 
@@ -62,14 +78,21 @@ def _middle(length: int, resized: int, size: int) -> tuple[float, float]:
 
 
 def _resize(
-  pixels: np.ndarray, box: tuple, size: int, interpolation: str
+  pixels: np.ndarray, box: tuple | None, size: list[int], interpolation: str
 ) -> np.ndarray:
-  """Resizes `box` (left, top, right, bottom) of an image, antialiased."""
+  """Resizes an image, or `box` (left, top, right, bottom) of it, antialiased.
+
+  Args:
+    pixels: the image.
+    box: part of it; None for all.
+    size: width and height of the result.
+    interpolation: name of the filter.
+  """
   gray = pixels.shape[-1] == 1
   image = Image.fromarray(pixels.squeeze(-1) if gray else pixels)
   method = Image.Resampling[interpolation.upper()]
-  resized = image.resize((size, size), method, box=box)
-  return np.asarray(resized).reshape(size, size, -1)
+  resized = image.resize((size[0], size[1]), method, box=box)
+  return np.asarray(resized).reshape(size[1], size[0], -1)
 
 
 def random_resized_crop(

@@ -26,7 +26,7 @@ from flax_resnet.data.pipeline import (
 from flax_resnet.data.policies import make_policy, Policy
 from flax_resnet.data.sources import OnError, Source
 from flax_resnet.errors import reported_as
-from flax_resnet.schema import arguments, Count, Range
+from flax_resnet.schema import arguments, Count, Interpolation, Range
 
 with epy.lazy_imports():  # Slow to import, and not every data set needs it.
   from flax_resnet.data import tfds
@@ -429,6 +429,7 @@ def make_eval_split(
   image_size: ImageSize,
   eval_image_size: ImageSize | None = None,
   center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
+  eval_interpolation: Interpolation = "bilinear",
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
@@ -445,6 +446,8 @@ def make_eval_split(
       arXiv:1906.06423).
     center_crop_fraction: share of the short side that is seen, 0.001 to 1;
       default 1.
+    eval_interpolation: filter of the resize, one of Pillow's; default
+      "bilinear".
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
     max_pixels: largest number of pixels of an image, see `open_source`.
@@ -452,7 +455,11 @@ def make_eval_split(
   """
   size = eval_image_size or image_size
   crop = crops.center_crop(
-    source.channels, size, center_crop_fraction, max_pixels=max_pixels
+    source.channels,
+    size,
+    center_crop_fraction,
+    eval_interpolation,
+    max_pixels,
   )
   reader = RecordReader(source, crop, (size, size, source.channels), on_error)
   split = Split(source, reader, options, on_error=on_error)

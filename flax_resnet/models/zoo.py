@@ -1,11 +1,12 @@
 """Networks by name."""
 
+import fnmatch
 import functools
 from typing import Any
 
 from flax_resnet import schema
 from flax_resnet.errors import suggestion
-from flax_resnet.models import pruned
+from flax_resnet.models import pruned, tags
 from flax_resnet.models.attention import (
   EfficientChannelAttention,
   SqueezeExcite,
@@ -314,9 +315,24 @@ _MODELS = {
 }
 
 
-def list_models() -> list[str]:
-  """Returns the names that `create_model` knows."""
-  return list(_MODELS)
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+  """Returns the names that `create_model` knows.
+
+  Args:
+    pattern: pattern of the names, or of those before a tag, with *, ? and
+      [...]: "*50*"; default "*" for all.
+    pretrained: whether to return the tags of published weights instead, as
+      `from_pretrained` takes them: "resnet50.a1_in1k".
+  """
+  names = {name: name for name in _MODELS}
+  if pretrained:
+    published = tags.published().values()
+    names = {tag.name: tag.model for tag in published if tag.model in _MODELS}
+  return [
+    name
+    for name, model in names.items()
+    if any(fnmatch.fnmatchcase(each, pattern) for each in (name, model))
+  ]
 
 
 def source_of(name: str) -> str:
@@ -328,7 +344,8 @@ def create_model(name: str, **fields: Any) -> ResNet:
   """Returns the network called `name`.
 
   Args:
-    name: one of `list_models()`.
+    name: one of `list_models()`, or of `list_models(pretrained=True)` for the
+      network of these weights, with as many classes.
     **fields: fields of `ResNet` that differ from those of the named network:
       `num_classes`, `dtype`, `shortcut`, `norm_group_size`, ...
 
@@ -336,14 +353,22 @@ def create_model(name: str, **fields: Any) -> ResNet:
     ValueError: for an unknown name, or a value that a field does not take.
     TypeError: for an unknown field.
   """
-  if name not in _MODELS:
+  model = str(name).partition(".")[0]
+  if model not in _MODELS:
     raise ValueError(
       f"unknown model {name!r}: {suggestion(str(name), list_models())}"
     )
+  if "pretrained" in fields:
+    raise ValueError(
+      f"create_model gives {name} without weights: use from_pretrained"
+      f'("{name}") for the network and its weights'
+    )
+  if name != model:
+    fields = {"num_classes": tags.find(name).num_classes, **fields}
   known = schema.parameters_of(ResNet)
   for field in fields:
     if field not in known:
       raise TypeError(
         f"unknown field of a model {field!r}: {suggestion(field, known)}"
       )
-  return ResNet(**(_MODELS[name] | fields))
+  return ResNet(**(_MODELS[model] | fields))

@@ -1,11 +1,13 @@
 """Weight files: .safetensors, PyTorch's, and Flax checkpoints."""
 
+import argparse
 from collections.abc import Mapping
 import dataclasses
 import importlib.util
 import math
 import pathlib
 import re
+import sys
 from typing import Any
 import warnings
 
@@ -17,17 +19,25 @@ import safetensors.numpy
 
 from flax_resnet import storage
 from flax_resnet.errors import WeightsError
-from flax_resnet.models.variables import named_leaves, unstack, Variables
+from flax_resnet.models.variables import (
+  mismatch,
+  named_leaves,
+  unstack,
+  Variables,
+)
 from flax_resnet.weights.preprocessing import Preprocessing
 
 with epy.lazy_imports():  # Slow to import, and not every file needs them.
   import orbax.checkpoint as ocp
   import torch  # pyright: ignore[reportMissingImports] - optional
 
-PYTORCH = (".pth", ".pt", ".th", ".bin")
+PYTORCH = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
+SHARDED = ".safetensors.index.json"
 _ENDINGS = f"use .safetensors or {', '.join(PYTORCH)}"
-# Keys under which training scripts store the state_dict beside other things.
-_NESTED = ("state_dict", "model", "net")
+# Keys under which training scripts store the state_dict beside other things,
+# and its moving average: of timm, of torchvision, of DINO.
+_NESTED = ("state_dict", "model", "net", "student")
+_AVERAGES = ("state_dict_ema", "model_ema", "teacher")
 # Arrays of equal numbers shrink on disk, but hardly more than this. Little is
 # read in any case.
 _MAX_COMPRESSION = 1_000
@@ -44,6 +54,8 @@ class Source:
     fields: fields of the network that differ from those of the named one.
     preprocessing: preprocessing of images; None if unknown.
     class_names: names of the classes by label; empty if unknown.
+    of_run: whether they are those of a run of this package.
+    tag: name under which they are published; "" if unknown.
   """
 
   path: pathlib.Path
@@ -51,40 +63,54 @@ class Source:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
+  of_run: bool = False
+  tag: str = ""
 
 
-def read(path: str | pathlib.Path) -> dict[str, Any]:
+def read(path: str | pathlib.Path, *, ema: bool = True) -> dict[str, Any]:
   """Returns the arrays of a weight file or checkpoint by name.
 
-  No code in a file is run.
+  No code in a file is run. A line on stderr says which part of a file was
+  taken, if it holds several.
 
   Args:
-    path: .safetensors file; .pth, .pt, .th or .bin file of PyTorch, for which
-      torch has to be installed; or a folder, see `read_checkpoint`, whose
-      arrays are named "params/stem/conv/kernel".
+    path: .safetensors file; .safetensors.index.json of files that hold a part
+      each, beside it; .pth, .pth.tar, .pt, .th, .bin or .ckpt file of PyTorch,
+      for which torch has to be installed; or a folder, see `read_checkpoint`,
+      whose arrays are named "params/stem/conv/kernel".
+    ema: whether to take the moving average of a training run where there is
+      one; default True.
 
   Raises:
     WeightsError: if it is none of these, or damaged.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    return named_leaves(read_checkpoint(path))
+    return named_leaves(read_checkpoint(path, ema=ema))
   if not path.is_file():
     raise WeightsError(f"there is no weight file {path}")
-  if path.suffix.lower() == ".safetensors":
+  name = path.name.lower()
+  if name.endswith(SHARDED):
+    return _read_shards(path)
+  if name.endswith(".safetensors"):
     return _read_safetensors(path)
-  if path.suffix.lower() in PYTORCH:
-    return _read_pytorch(path)
+  if name.endswith(PYTORCH):
+    return _state_dict(_read_pytorch(path), path, ema)
   raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
 
 
-def read_checkpoint(path: str | pathlib.Path) -> Variables:
+def say(line: str) -> None:
+  """Prints what was done to weights; stdout is what a command gives."""
+  print(line, file=sys.stderr)
+
+
+def read_checkpoint(path: str | pathlib.Path, *, ema: bool = True) -> Variables:
   """Returns the variables in a folder, in arrays of NumPy.
 
   Args:
     path: folder that `write_checkpoint` wrote, the workdir of a run (for its
-      newest sound checkpoint), or one of the checkpoints in it. Of a run with
-      `ema_decay` it is the average.
+      newest sound checkpoint), or one of the checkpoints in it.
+    ema: whether to take the average of a run with `ema_decay`; default True.
 
   Returns:
     {"params": ..., "batch_stats": ...} of single blocks, also where a network
@@ -105,7 +131,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Variables:
   try:
     state = _restore(folder)
     # The average is what the run evaluates with.
-    variables = state.get("average") or state
+    variables = (ema and state.get("average")) or state
     return unstack(
       {
         "params": variables["params"],
@@ -125,11 +151,11 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     WeightsError: for another ending.
   """
   path = pathlib.Path(path)
-  if path.suffix.lower() not in (".safetensors", *PYTORCH):
+  if not path.name.lower().endswith((".safetensors", *PYTORCH)):
     raise WeightsError(f"weight file {path} has an unknown ending: {_ENDINGS}")
   # safetensors writes the numbers of a transposed view in another order.
   arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
-  if path.suffix.lower() in PYTORCH:
+  if path.name.lower().endswith(PYTORCH):
     _check_torch(path)
   with storage.replacing(path) as partial:
     if path.suffix.lower() == ".safetensors":
@@ -195,13 +221,19 @@ def find_checkpoint(
   return directory / which
 
 
-def _top1(checkpoint: pathlib.Path) -> float:
-  """Returns "val/top1" of a checkpoint; -1 if it has none."""
+def read_results(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """Returns the metrics of a checkpoint of a run with its step; {} if none."""
   try:
     row = storage.read_json(checkpoint / "metrics" / "metrics")
   except (OSError, ValueError):
-    return -1.0
-  top1 = row.get("val/top1")
+    return {}
+  name = checkpoint.name
+  return {**row, "step": int(name)} if name.isdecimal() else row
+
+
+def _top1(checkpoint: pathlib.Path) -> float:
+  """Returns "val/top1" of a checkpoint; -1 if it has none."""
+  top1 = read_results(checkpoint).get("val/top1")
   return top1 if isinstance(top1, float) and math.isfinite(top1) else -1.0
 
 
@@ -263,24 +295,94 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _read_pytorch(path: pathlib.Path) -> dict[str, Any]:
+def shards(index: pathlib.Path) -> list[str]:
+  """Returns the names of the files that an index of shards lists.
+
+  Raises:
+    WeightsError: for an index that is none.
+  """
+  return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+  """Returns the names of the shards by those of the tensors in them."""
+  try:
+    found = storage.read_json(index).get("weight_map")
+  except (OSError, ValueError) as error:
+    raise WeightsError(f"{index} is not JSON: {_first_line(error)}") from error
+  if (
+    not isinstance(found, dict)
+    or not found
+    or not all(
+      isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file)
+      for file in found.values()
+    )
+  ):
+    raise WeightsError(
+      f"{index} is no index of shards: it has no weight_map of the tensors and "
+      "their .safetensors files"
+    )
+  return found
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, Any]:
+  expected = _weight_map(index)
+  tensors, found = {}, {}
+  for shard in shards(index):
+    path = index.parent / shard
+    if not path.is_file():
+      raise WeightsError(f"{index} lists {shard}, which is not beside it")
+    part = _read_safetensors(path)
+    tensors |= part
+    found |= dict.fromkeys(part, shard)
+  if difference := mismatch(expected, found):
+    raise WeightsError(
+      f"{index} does not list what its shards hold: {difference}"
+    )
+  return tensors
+
+
+def _read_pytorch(path: pathlib.Path) -> Any:
+  """Returns what torch.save has written: tensors, numbers, text, containers."""
   _check_torch(path)
   try:
-    with warnings.catch_warnings(action="ignore"):
+    with (
+      warnings.catch_warnings(action="ignore"),
+      # The flags of a training script: names and values, nothing else.
+      torch.serialization.safe_globals([argparse.Namespace]),
+    ):
       # weights_only: tensors and plain containers, never code.
-      values = torch.load(path, map_location="cpu", weights_only=True)
+      return torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:  # It raises whatever a damaged pickle leads to.
     raise WeightsError(
       f"weight file {path} is not a PyTorch file of tensors alone: "
       f"{_reason(error)}"
     ) from error
-  if isinstance(values, Mapping):
-    for key in _NESTED:
-      if isinstance(values.get(key), Mapping):
-        values = values[key]
-    if values and all(map(torch.is_tensor, values.values())):
-      return dict(values)
-  raise WeightsError(f"weight file {path} holds no state_dict of tensors")
+
+
+def _state_dict(values: Any, path: pathlib.Path, ema: bool) -> dict[str, Any]:
+  """Returns the tensors by name among what a training script has saved."""
+  taken = []
+  while isinstance(values, Mapping):
+    nested = {k: v for k, v in values.items() if isinstance(v, Mapping) and v}
+    raw = [key for key in _NESTED if key in nested]
+    averages = [key for key in _AVERAGES if key in nested]
+    keys = averages + raw if ema else raw + averages
+    if not keys:
+      break
+    if raw and averages:
+      taken.append(keys[0])
+    values = values[keys[0]]
+  if (
+    not isinstance(values, Mapping)
+    or not values
+    or not all(map(torch.is_tensor, values.values()))
+  ):
+    raise WeightsError(f"weight file {path} holds no state_dict of tensors")
+  for key in taken:
+    what = "the moving average" if key in _AVERAGES else "and not the average"
+    say(f"{path}: the weights are those of {key!r}, {what}")
+  return dict(values)
 
 
 def _check_torch(path: pathlib.Path) -> None:

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any
 
 from flax_resnet import schema
-from flax_resnet.schema import Positive, Range
+from flax_resnet.schema import Interpolation, Positive, Range
 
 # The square of it is `data.decoding.MAX_PIXELS`.
 MAX_IMAGE_SIZE = 9_459
-# Pillow's.
-Interpolation = Literal[
-  "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +19,12 @@ class Preprocessing:
   Attributes:
     image_size: height and width that the network sees, in pixels.
     crop_fraction: side of the center crop over the short side of the image, in
-      [0.001, 1].
+      [0.001, 1]; see `short_side`.
     interpolation: filter of the resize.
     mean: mean by channel, of images scaled to [0, 1].
     std: standard deviation by channel.
+    resize_first: whether the whole image is resized before the crop, see
+      `data.crops.center_crop`; default True, as in torchvision and timm.
 
   Raises:
     ValueError: for a value of the wrong type or out of its range.
@@ -36,6 +35,7 @@ class Preprocessing:
   interpolation: Interpolation
   mean: Sequence[float]
   std: Sequence[Positive]
+  resize_first: bool = True
 
   def __post_init__(self):
     schema.check_fields(self)
@@ -44,16 +44,43 @@ class Preprocessing:
         f"mean is {self.mean} and std {self.std}: give one of each a channel"
       )
 
+  @property
+  def short_side(self) -> int:
+    """Short side of an image before the crop, in pixels.
+
+    Rounded down, as timm and transformers do it: 235 for 224 of 0.95.
+    """
+    # The quotient of two whole numbers may be a little less than it is.
+    return math.floor(self.image_size / self.crop_fraction + 1e-6)
+
+  def with_channels(self, channels: int) -> "Preprocessing":
+    """Returns the preprocessing of images with another number of channels.
+
+    One channel gets the average of mean and std, more get them in turn.
+    """
+
+    def adapted(values: Sequence[float]) -> tuple[float, ...]:
+      if channels == 1:
+        return (sum(values) / len(values),)
+      return tuple(values[n % len(values)] for n in range(channels))
+
+    mean, std = adapted(self.mean), adapted(self.std)
+    return dataclasses.replace(self, mean=mean, std=std)
+
   @classmethod
   def of_run(cls, config: Mapping[str, Any]) -> "Preprocessing":
     """Returns how a run evaluates, from its config."""
     data, augment = config["data"], config["augment"]
+    size = data.get("eval_image_size") or data["image_size"]
+    # As `crops.center_crop` rounds it.
+    short_side = round(size / data.get("center_crop_fraction", 1.0))
     return cls(
-      image_size=data.get("eval_image_size") or data["image_size"],
-      crop_fraction=data.get("center_crop_fraction", 1.0),
-      interpolation="bilinear",
+      image_size=size,
+      crop_fraction=size / short_side,
+      interpolation=data.get("eval_interpolation", "bilinear"),
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
+      resize_first=False,
     )
 
 

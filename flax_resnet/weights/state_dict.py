@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_resnet.errors import WeightsError
+from flax_resnet.errors import listing, WeightsError
 from flax_resnet.models import ResNet
 from flax_resnet.models.variables import (
   image_channels,
@@ -19,6 +19,7 @@ from flax_resnet.models.variables import (
   Variables,
   with_new_head,
 )
+from flax_resnet.weights import files, wrappers
 from flax_resnet.weights.names import Convention, CONVENTIONS, Path, recognize
 
 # Axes by which a kernel is transposed from HWIO to OIHW, from WIO to OIW, or
@@ -36,8 +37,8 @@ def from_torch(
   """Returns the variables of `model` from a PyTorch state_dict.
 
   Names of torchvision, timm, Hugging Face transformers and akamaster's CIFAR
-  nets are known, with or without "module." before them. The file's head is left
-  out if the model has none (`num_classes=0`).
+  nets are known, also behind those that training code adds, see `wrappers`. The
+  file's head is left out if the model has none (`num_classes=0`).
 
   Args:
     state_dict: tensors of PyTorch or arrays of NumPy, by name.
@@ -50,7 +51,8 @@ def from_torch(
 
   Raises:
     WeightsError: if the tensors are not those of `model`; it names those that
-      are missing, unexpected or of another shape.
+      are missing, unexpected or of another shape, or hold numbers that no
+      training leaves.
   """
   if head_key is None:
     return fit(state_dict, model)
@@ -71,8 +73,11 @@ def fit(
   Raises:
     WeightsError: as in `from_torch`.
   """
+  tensors, stripped = wrappers.unwrap(tensors)
+  if stripped:
+    files.say(f"the weights, {'; '.join(stripped)}")
   tensors = {
-    name.removeprefix("module."): tensor
+    name: tensor
     for name, tensor in tensors.items()
     if not name.endswith("num_batches_tracked")
   }
@@ -93,7 +98,7 @@ def fit(
   if problem:
     raise WeightsError(
       f"the weights, read with the names of {convention.title}, are not those "
-      f"of the model: {problem}"
+      f"of the model: {problem}{wrappers.likeness(tensors)}"
     )
   arrays = {}
   for path, name in names.items():
@@ -101,6 +106,14 @@ def fit(
     dtype = None if convention.flax else leaves[path].dtype
     array = _in_flax(path, tensors[name], convention)
     arrays[path] = jnp.asarray(array, dtype)
+  wrong = [names[path] for path, x in arrays.items() if not _can_be(path, x)]
+  # A run of this package that has diverged is looked at as it is.
+  if wrong and not convention.flax:
+    raise WeightsError(
+      "the weights hold numbers that are not finite, or negative variances, in "
+      f"{listing(wrong)}: the run that wrote them has failed, or the file is "
+      "damaged"
+    )
   variables = traverse_util.unflatten_dict(arrays)
   return stack(variables) if model.scan else variables
 
@@ -152,6 +165,14 @@ def to_torch(
       counter = name.replace("running_var", "num_batches_tracked")
       state_dict[counter] = np.zeros((), np.int64)
   return state_dict
+
+
+def _can_be(path: Path, array: jax.Array) -> bool:
+  """Whether training can leave these numbers in an array."""
+  values = np.asarray(array)  # On CPU a view.
+  if path[-1] == "var" and not (values >= 0).all():
+    return False
+  return bool(np.isfinite(values).all())
 
 
 def _names(

@@ -37,7 +37,7 @@ CASES = {
   "convert {weights} {tmp}/net.H5 --model x": "and no .h5:",
   "convert {weights} {out}": "does not say of which network: give --model NAME",
   "evaluate": "give either --workdir or --weights",
-  "evaluate --weights {weights}": "--weights needs --model, and --config",
+  "evaluate --weights {weights}": "--weights needs --config for the data",
   "evaluate --workdir {tmp}": "is not a workdir: it has no config.json",
   "evaluate --workdir {tmp} --config x.py": "--config is that of --weights",
   "evaluate --workdir {workdir} --config.seeed=1": "config.seeed is unknown",
@@ -47,6 +47,20 @@ CASES = {
   "evaluate --weights {seven} " + DIGITS: (
     "the weights have 7 classes and the data set 10"
   ),
+  "evaluate --weights {weights} --config {root}/configs/digits.py": (
+    "does not say of which network: give --model NAME"
+  ),
+  "evaluate --weights resnet50.a1_in1 --config {root}/configs/digits.py": (
+    "unknown tag 'resnet50.a1_in1': did you mean 'resnet50.a1_in1k'?"
+  ),
+  "predict {weights} --weights resnet5": "did you mean 'resnet50'?",
+  "convert resnet50.a9_in1k {out}": "unknown tag 'resnet50.a9_in1k': did you",
+  "convert {weights} {out} --hub --model cifar_resnet20": (
+    "out.safetensors: convert --hub writes a folder, and no .safetensors: leave"
+  ),
+  "convert {weights} {tmp}/OUT --hub --names cifar": "leave --names out",
+  "models zebra*": "no network has a name like 'zebra*': see",
+  "models --pretrained cifar*": "no published weights have a name like",
   "export {tmp}/out --workdir {workdir} --weights {weights}": "give either",
   "export {workdir} --workdir {workdir}": "is there already",
   # Before the workdir is looked at.

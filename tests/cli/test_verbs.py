@@ -10,13 +10,11 @@ from flax_resnet.cli.evaluate import wilson_interval
 from tests.recipes import ROOT
 
 
-def test_models(call, monkeypatch):
-  monkeypatch.setattr(
-    "flax_resnet.models.list_models", lambda: ["resnet18", "cifar_resnet20"]
-  )
-  code, out, _ = call("models", "--json")
-  first, second = map(json.loads, out.splitlines())
+def test_models(call):
+  code, out, _ = call("models", "resnet18", "--json")
+  first = json.loads(out)
   assert code == 0
+  assert first.pop("tags")[0] == "a1_in1k"
   assert first == {
     "name": "resnet18",
     "parameters": 11_689_512,
@@ -25,9 +23,29 @@ def test_models(call, monkeypatch):
     "image_size": 224,
     "source": "He et al. 2015, arXiv:1512.03385",
   }
-  assert second["image_size"] == 32
-  code, out, _ = call("models")
+  code, out, _ = call("models", "resnet18")
   assert "resnet18                   11,689,512   1.814  224  He et al." in out
+  assert "; a1_in1k, a2_in1k, a3_in1k and " in out
+  _, out, _ = call("models", "cifar_resnet20", "--json")
+  assert (json.loads(out)["image_size"], json.loads(out)["tags"]) == (32, [])
+
+
+def test_published_weights(call):
+  code, out, _ = call("models", "resnet50", "--pretrained")
+  assert code == 0
+  _, first, *_ = out.splitlines()
+  assert first.split() == [
+    "resnet50.a1_in1k",
+    "288",
+    "81.24",
+    "1,000",
+    "apache-2.0",
+  ]
+  assert "cc-by-nc-4.0" in out
+  _, out, _ = call("models", "resnet50.a1_*", "--pretrained", "--json")
+  row = json.loads(out)
+  assert row["repository"] == "timm/resnet50.a1_in1k"
+  assert (row["test_crop_fraction"], row["top1"]) == (1.0, 81.24)
 
 
 def test_convert_there_and_back(call, weights, tmp_path):
@@ -51,6 +69,34 @@ def test_convert_a_run_whose_recipe_changes_the_network(
   code, _, err = call("convert", workdir, out)
   assert (code, err) == (0, "")
   assert load_file(out)["layer1.0.conv1.weight"].shape == (4, 4, 3, 3)
+
+
+def test_a_run_becomes_a_folder_for_the_hub(call, workdir, tmp_path):
+  """With its recipe and results; evaluated, it is as right as the run."""
+  out = tmp_path / "OUT"
+  code, printed, err = call("convert", workdir, out, "--hub")
+  assert (code, printed) == (
+    0,
+    f"{out}: {workdir}, 2,518 parameters, 10 classes\n",
+  )
+  assert err.startswith(f"{out}: timm has no architecture for cifar_resnet8")
+  card = (out / "README.md").read_text()
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert f"top-1 {summary['val/top1']:.2%} of 360 images, as measured" in card
+  assert "- **Data set:** `digits`, train" in card
+  assert "- **Steps:** 4" in card
+  config = ROOT / "configs" / "digits.py"
+  run = json.loads((workdir / "config.json").read_text())
+  code, result, err = call(
+    *("evaluate", "--weights", out, "--config", config, "--json"),
+    f"--config.data.data_dir={run['data']['data_dir']}",
+  )
+  assert code == 0, err
+  assert err == (
+    "images are prepared as the weights say: 8 pixels of 8, bilinear, mean "
+    "(0.3,), std (0.35,)\n"
+  )
+  assert json.loads(result)["val/top1"] == pytest.approx(summary["val/top1"])
 
 
 def test_a_run_is_evaluated_as_it_was_in_training(call, workdir):

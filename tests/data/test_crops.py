@@ -35,6 +35,30 @@ def test_center_crop_is_resize_and_crop(height, width, resized, corner):
   assert np.abs(ours - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+  ("height", "width", "resized", "corner"),
+  [(341, 215, (106, 168), (5, 36)), (213, 133, (106, 169), (5, 36))],
+)
+def test_a_center_crop_of_the_whole_is_exact(
+  height, width, resized, corner, interpolation
+):
+  image = RNG.integers(0, 256, (height, width, 3), np.uint8)
+  crop = crops.center_crop(3, 96, 96 / 106, interpolation, resize_first=True)
+  method = Image.Resampling[interpolation.upper()]
+  whole = np.asarray(Image.fromarray(image).resize(resized, method))
+  left, top = corner
+  expected = whole[top : top + 96, left : left + 96]
+  np.testing.assert_array_equal(crop(image, RNG), expected)
+
+
+def test_of_a_narrow_strip_the_middle_alone_is_resized():
+  """All of it, as high, would have 10 GB."""
+  strip = np.zeros((1, 300_000, 3), np.uint8)
+  crop = crops.center_crop(3, 100, resize_first=True)
+  assert crop(strip, RNG).shape == (100, 100, 3)
+
+
 def test_random_resized_crop_draws_within_its_ranges():
   # Coordinates as colors: the corners of a crop can be read off it.
   y, x = np.mgrid[:250, :200]

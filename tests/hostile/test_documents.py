@@ -37,6 +37,7 @@ def test_damaged_configs(tmp_path, config, count):
   args = argparse.Namespace(
     **{"workdir": tmp_path, "weights": None, "model": None, "config": None},
     **{"json": True, "overrides": ["seed=1"], "checkpoint": "newest"},
+    ema=True,
   )
 
   def load():

@@ -12,14 +12,16 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import flax_resnet as fr
 from flax_resnet.cli.flags import printable
 from flax_resnet.data.decoding import decode
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.errors import reported_as
 from flax_resnet.models import create_model
 from flax_resnet.predictor import find_images, Predictor
-from flax_resnet.weights import hub, WeightsError
+from flax_resnet.weights import files, hub, load_pretrained, WeightsError
 from flax_resnet.weights.preprocessing import Preprocessing
+from tests.drawing import variables_of
 from tests.hostile.mutations import damaged, damaged_json
 from tests.hostile.survival import COUNTS, survive
 from tests.weights import hub_cache
@@ -196,3 +198,39 @@ def test_damaged_configs_of_the_hub(snapshot, tmp_path, count):
 
   ends = survive(tmp_path, count, attempt)
   assert min(ends.values()) > count // 10
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_damaged_clones_of_the_hub(tmp_path, count):
+  """As `save_pretrained` writes them, and with shards."""
+  model = fr.create_model("cifar_resnet8", stage_features=(4, 4, 8))
+  variables = variables_of(model, (1, 8, 8, 3))
+  out = tmp_path / "OUT"
+  fr.save_pretrained(out, model, variables, class_names=list("0123456789"))
+  shard = out / "1.safetensors"
+  (out / "model.safetensors").rename(shard)
+  config = json.loads((out / "config.json").read_text())
+  good = {
+    "config.json": config | {"model_args": {"output_stride": 4}},
+    "model.safetensors.index.json": {
+      "weight_map": dict.fromkeys(files.read(shard), shard.name)
+    },
+  }
+
+  def attempt(rng):
+    chosen = rng.choice(list(good))
+    for file, content in good.items():
+      text = json.dumps(content).encode()
+      if file == chosen:
+        text = damaged_json(content, rng)
+      (out / file).write_bytes(text)
+
+    def call():
+      # What it says of the names of classes.
+      said = contextlib.redirect_stderr(io.StringIO())
+      with said, reported_as("--weights"):
+        load_pretrained(out)
+
+    return call
+
+  survive(tmp_path, count, attempt)

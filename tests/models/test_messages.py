@@ -108,6 +108,21 @@ IMAGES, KEY = jnp.ones((8, 2, 2, 8)), jax.random.key(0)
 CALLS = [
   (partial(fr.create_model, "resnet51"), "did you mean 'resnet50'?"),
   (partial(fr.create_model, "zebra"), "unknown model 'zebra': use resnet18, "),
+  (
+    partial(fr.create_model, "resnet50.a1_in1"),
+    "unknown tag 'resnet50.a1_in1': did you mean 'resnet50.a1_in1k'?",
+  ),
+  (
+    partial(fr.create_model, "resnet18.zebra"),
+    "unknown tag 'resnet18.zebra': ",
+  ),
+  (partial(fr.create_model, "resnet51.a1_in1k"), "unknown model 'resnet51.a1"),
+  (partial(fr.create_model, "resnet200.x"), "resnet200 has no published weig"),
+  (
+    partial(fr.create_model, "resnet50.a1_in1k", pretrained=True),
+    "create_model gives resnet50.a1_in1k without weights: use from_pretrained"
+    '("resnet50.a1_in1k") for the network and its weights',
+  ),
   (partial(fold, "wrn_40_4"), "BatchNorm of a pre-activation network comes be"),
   (partial(fold, "resnet18", norm="none"), "the network has no BatchNorm to f"),
   (partial(fold, "resnet50_gn"), "the network has no BatchNorm to fold"),

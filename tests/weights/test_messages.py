@@ -27,9 +27,24 @@ def written(path, content):
   return path
 
 
+def changed(tensors, name, number):
+  """Returns tensors with another number in the last place of one."""
+  array = tensors[name].copy()
+  array.flat[-1] = number
+  return tensors | {name: array}
+
+
 def checkpoint(path, tensors):
   files.write_checkpoint(path, fr.from_torch(tensors, MODEL))
   return path
+
+
+def sharded(path, weight_map, shards):
+  """Returns an index of shards, with those that there are."""
+  for shard, names in shards.items():
+    save_file({name: np.zeros(2) for name in names}, path / shard)
+  content = json.dumps({"weight_map": weight_map}).encode()
+  return written(path / "model.safetensors.index.json", content)
 
 
 def workdir(path, config):
@@ -83,6 +98,38 @@ CASES = {
     "those of the model: missing: layer1.0.bn2.running_var; unexpected: "
     "layer9.0.weight; different: linear.weight [7, 64] instead of [10, 64]",
   ),
+  "a variance that is negative": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "layer1.0.bn1.running_var", -1e-3), MODEL
+    ),
+    "the weights hold numbers that are not finite, or negative variances, in "
+    "layer1.0.bn1.running_var: the run that wrote them has failed, or the file "
+    "is damaged",
+  ),
+  "a variance that is infinite": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "layer1.0.bn1.running_var", np.inf), MODEL
+    ),
+    "negative variances, in layer1.0.bn1.running_var: ",
+  ),
+  "a mean that is not a number": (
+    lambda _, tensors: fr.from_torch(
+      changed(tensors, "bn1.running_mean", np.nan), MODEL
+    ),
+    "negative variances, in bn1.running_mean: ",
+  ),
+  "kernels that are not finite": (
+    lambda path, tensors: (
+      save_file(
+        changed(
+          changed(tensors, "linear.weight", -np.inf), "conv1.weight", np.nan
+        ),
+        path / "x.safetensors",
+      ),
+      load_pretrained(path / "x.safetensors", CASE.model, **dict(CASE.fields)),
+    ),
+    "negative variances, in linear.weight, conv1.weight: ",
+  ),
   "a tensor of another rank": (
     lambda _, tensors: fr.from_torch(
       tensors | {"conv1.weight": np.zeros(3)}, MODEL
@@ -118,6 +165,81 @@ CASES = {
     ),
     "{path}/1/about is not that of a run: ",
   ),
+  "no tag of this name": (
+    lambda *_: fr.from_pretrained("resnet50.a1_in1"),
+    "unknown tag 'resnet50.a1_in1': did you mean 'resnet50.a1_in1k'?",
+  ),
+  "no network of this name": (
+    lambda *_: fr.from_pretrained("resnet5.a1_in1k"),
+    "there is no file or folder resnet5.a1_in1k, and no model 'resnet5': did "
+    "you mean 'resnet50'?",
+  ),
+  "a network without published weights": (
+    lambda *_: fr.from_pretrained("cifar_resnet20"),
+    "cifar_resnet20 has no published weights: give a weight file",
+  ),
+  "no channels": (
+    lambda path, tensors: (
+      save_file(tensors, path / "x.safetensors"),
+      load_pretrained(
+        path / "x.safetensors", CASE.model, in_channels=0, **dict(CASE.fields)
+      ),
+    ),
+    "in_channels is 0: use 1 or more",
+  ),
+  "a clone with a whole file and shards": (
+    lambda path, tensors: (
+      save_file(tensors, path / "model.safetensors"),
+      written(path / "model.safetensors.index.json", b"{}"),
+      load_pretrained(path, CASE.model),
+    ),
+    "{path} has model.safetensors and model.safetensors.index.json, of which "
+    "one is older: give one of the two files",
+  ),
+  "an index that is cut": (
+    lambda path, _: files.read(
+      written(path / "model.safetensors.index.json", b'{"weight_map": {"x')
+    ),
+    "{path}/model.safetensors.index.json is not JSON: ",
+  ),
+  "an index of nothing": (
+    lambda path, _: files.read(
+      written(path / "model.safetensors.index.json", b'{"weight_map": 3}')
+    ),
+    "{path}/model.safetensors.index.json is no index of shards: it has no "
+    "weight_map of the tensors and their .safetensors files",
+  ),
+  "an index that leads elsewhere": (
+    lambda path, _: files.read(
+      written(
+        path / "model.safetensors.index.json",
+        b'{"weight_map": {"x": "../x.safetensors"}}',
+      )
+    ),
+    "is no index of shards: ",
+  ),
+  "a shard that is not there": (
+    lambda path, _: files.read(sharded(path, {"x": "1.safetensors"}, {})),
+    "{path}/model.safetensors.index.json lists 1.safetensors, which is not "
+    "beside it",
+  ),
+  "a clone without a shard": (
+    lambda path, _: fr.from_pretrained(
+      sharded(path, {"x": "1.safetensors"}, {}).parent, CASE.model
+    ),
+    "lists 1.safetensors, which is not beside it",
+  ),
+  "shards of another index": (
+    lambda path, _: files.read(
+      sharded(
+        path,
+        {"x": "1.safetensors", "y": "1.safetensors"},
+        {"1.safetensors": ["x", "z"]},
+      )
+    ),
+    "{path}/model.safetensors.index.json does not list what its shards hold: "
+    "missing: y; unexpected: z",
+  ),
   "a name of no repository": (
     lambda *_: hub.fetch("hf-hub:../../etc/passwd"),
     "'hf-hub:../../etc/passwd' cannot be read: use hf-hub:owner/repository, "
@@ -141,7 +263,7 @@ def test_weights(case, state_dict, tmp_path):
     ({}, "hf-hub:a/b is not in the local cache, and the hub cannot be reached"),
     (
       {"config": {"pretrained_cfg": {"input_size": []}}},
-      "hf-hub:a/b has a config that cannot be: IndexError",
+      "hf-hub:a/b has a config that cannot be: ValueError('not enough values",
     ),
     (
       {
@@ -150,6 +272,20 @@ def test_weights(case, state_dict, tmp_path):
       },
       "hf-hub:a/b has a config that cannot be: ValueError('crop_fraction is 7: "
       "use 0.001 to 1')",
+    ),
+    (
+      {"config": hub_cache.TRANSFORMERS | {"id2label": {"-1": "cat"}}},
+      "cannot be: ValueError('classes -1 to -1 have names')",
+    ),
+    (
+      {
+        "config": hub_cache.TIMM
+        | {
+          "pretrained_cfg": hub_cache.TIMM["pretrained_cfg"]
+          | {"crop_mode": "squash"}
+        }
+      },
+      "ValueError(\"crop_mode is 'squash': only center",
     ),
     ({"config": []}, "config.json of hf-hub:a/b is not JSON (something else"),
   ],

@@ -88,7 +88,8 @@ def test_the_channels_are_those_of_the_stem(state_dict, tmp_path):
   ("values", "size", "share"),
   [
     ({}, 8, 1.0),
-    ({"eval_image_size": 12, "center_crop_fraction": 0.875}, 12, 0.875),
+    # Its short side is 14 pixels: 13.7, rounded.
+    ({"eval_image_size": 12, "center_crop_fraction": 0.875}, 12, 12 / 14),
   ],
 )
 def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
@@ -97,5 +98,5 @@ def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
     "augment": {"mean": [0.3], "std": [0.35]},
   }
   assert Preprocessing.of_run(config) == Preprocessing(
-    size, share, "bilinear", (0.3,), (0.35,)
+    size, share, "bilinear", (0.3,), (0.35,), resize_first=False
   )
