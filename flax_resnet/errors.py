@@ -56,7 +56,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
   """Returns "did you mean 'x'?", or "use a, b, c" if nothing known is close."""
   known = list(known)
   close = difflib.get_close_matches(name, known, n=1)
-  return f"did you mean {close[0]!r}?" if close else f"use {', '.join(known)}"
+  return f"did you mean {close[0]!r}?" if close else f"use {listing(known, 40)}"
 
 
 def listing(items: Iterable[str], limit: int = 5) -> str:

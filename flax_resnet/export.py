@@ -49,6 +49,9 @@ def to_onnx(predictor: Predictor, *, pixels: bool, nchw: bool = False) -> bytes:
 
   Raises:
     ImportError: without onnx.
+    ValueError: for a network of operations that are not written as ONNX:
+      GroupNorm, EvoNorm, filter response norm, standardized kernels, split
+      attention.
   """
   model, variables = predictor.model, predictor.variables
   # Of the same outputs, the form that needs the fewest operators; and few
@@ -59,7 +62,13 @@ def to_onnx(predictor: Predictor, *, pixels: bool, nchw: bool = False) -> bytes:
   if model.scan:
     variables = unstack(variables)
   predictor = dataclasses.replace(predictor, model=plain, variables=variables)
-  model = onnx_graph.to_onnx(*_program(predictor, pixels, nchw))
+  try:
+    model = onnx_graph.to_onnx(*_program(predictor, pixels, nchw))
+  except ValueError as error:
+    raise ValueError(
+      f"the network cannot be written as ONNX, {error}: write StableHLO, to an "
+      "OUT that does not end in .onnx"
+    ) from error
   return model.SerializeToString()
 
 

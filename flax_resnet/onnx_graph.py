@@ -389,6 +389,16 @@ def _pad(
   return dataclasses.replace(x, name=name)
 
 
+def _concatenate(
+  graph: _Graph, first: _Tensor, *others: _Value, dimension: int
+) -> _Tensor:
+  tensors = [graph.ordered(x, first.order) for x in (first, *others)]
+  axis = first.order.index(dimension)
+  return dataclasses.replace(
+    first, name=graph.add("Concat", *tensors, axis=axis)
+  )
+
+
 def _transpose(_: _Graph, x: _Tensor, *, permutation: Sequence[int]) -> _Tensor:
   axes = tuple(x.axes[i] for i in permutation)
   return dataclasses.replace(x, axes=axes)
@@ -416,6 +426,7 @@ _ONES = (
   "window_dilation",
 )
 _RULES: dict[str, Callable[..., _Tensor]] = {
+  "concatenate": _concatenate,
   "conv_general_dilated": _conv,
   "convert_element_type": _convert,
   "dot_general": _dot,

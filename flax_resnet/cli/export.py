@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
       )
     predictor = dataclasses.replace(predictor, model=model, variables=variables)
   serialize = export.to_onnx if as_onnx else export.to_stablehlo
-  data = serialize(predictor, pixels=args.pixels, nchw=args.nchw)
+  with reported_as("export"):
+    data = serialize(predictor, pixels=args.pixels, nchw=args.nchw)
   with storage.replacing(args.target) as partial:
     partial.write_bytes(data)
   size = predictor.preprocessing.image_size

@@ -3,9 +3,11 @@
 A block makes one by `attention(channels=..., layers=..., name="se")`.
 """
 
+import functools
 import math
 
 from flax import linen as nn
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -63,8 +65,28 @@ class EfficientChannelAttention(nn.Module):
       1,
       (max(half | 1, 3),),
       use_bias=False,
+      conv_general_dilated=_weighted_neighbours,
       dtype=self.layers.dtype,
       param_dtype=self.layers.param_dtype,
       name="conv",
     )(means[:, :, None])
-    return f * nn.sigmoid(jnp.expand_dims(weights[:, :, 0], (1, 2)))
+    return f * nn.sigmoid(weights.squeeze(-1)[:, None, None])
+
+
+def _weighted_neighbours(
+  x: Float[Array, "b c 1"], kernel: Float[Array, "k 1 1"], *_, **__
+) -> Float[Array, "b c 1"]:
+  """Returns the convolution, as k products of vectors.
+
+  Takes the place of `jax.lax.conv_general_dilated`, which XLA and ONNX would
+  give another layout.
+  """
+  size, channels = kernel.shape[0], x.shape[1]
+  x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (0, 0)))
+  shifted = (
+    lax.slice_in_dim(x, start, start + channels, axis=1)
+    for start in range(size)
+  )
+  return functools.reduce(
+    jnp.add, (y * kernel[None, at] for at, y in enumerate(shifted))
+  )

@@ -79,9 +79,14 @@ def blur_pool(
 
   The border is reflected (Zhang 2019, section 3.2).
   """
-  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
   for axis in (1, 2):
-    last = x.shape[axis] - 2
+    last = x.shape[axis]
+    # Of a single row or column, itself.
+    first, end = (
+      lax.slice_in_dim(x, at, at + 1, axis=axis)
+      for at in (min(1, last - 1), max(last - 2, 0))
+    )
+    x = jnp.concatenate([first, x, end], axis)
     before, at, after = (
       lax.slice_in_dim(x, start, last + start, strides, axis)
       for start in range(3)

@@ -125,7 +125,6 @@ CASES = {
   "senet154": _timm("senet154"),
   "senet154_dilated": _timm("senet154", _DILATED, output_stride=8),
   "ecaresnetlight": _timm("ecaresnetlight"),
-  "ecaresnet50d_pruned": whole("ecaresnet50d_pruned", dtype="float64"),
   "resnetaa50": _halved("resnetaa50"),
   "resnetaa34d": _halved("resnetaa34d"),
   "resnetblur18": _timm("resnetblur18"),

@@ -3,27 +3,25 @@
 import numpy as np
 import pytest
 
-from tests.weights import cases
+from tests.weights import cases, timm_names, timm_parity
 
 # Made of parts that others have as well, or that have tests of their own.
 OF_KNOWN_PARTS = {
   *("wide_resnet50_2", "resnet50d_dilated", "seresnet18"),
   *("transformers", "transformers18", "cifar_plain20"),
   *("resnet50s", "seresnext26t_32x4d", "senet154", "senet154_dilated"),
-  *("ecaresnet50d_pruned", "resnetaa34d", "resnetblur50d", "resnet50_gn"),
+  *("resnetaa34d", "resnetblur50d", "resnet50_gn"),
   *("resnetv2_18d", "resnetv2_50d_gn", "resnetv2_50d_evos"),
   *("resnetv2_50d_frn", "resnetv2_50x1_bit"),
   *("resnest14d", "resnest50d_4s2x40d"),
 }
 
-LIMITS = {"float32": 1e-4, "float64": 1e-9}
 
-
-def assert_close(ours, theirs, name, limit=1e-4):
+def assert_close(ours, theirs, name):
   assert ours.shape == theirs.shape, name
   std = max(theirs.std(), 1e-6)
   difference = np.abs(ours - theirs).max()
-  assert difference <= limit * std, f"{name}: {difference / std:.1e} std"
+  assert difference <= 1e-4 * std, f"{name}: {difference / std:.1e} std"
 
 
 @pytest.mark.parametrize("name", sorted(cases.CASES.keys() - OF_KNOWN_PARTS))
@@ -49,4 +47,20 @@ def test_outputs_are_those_of_pytorch(name):
   theirs = torch_side.their_outputs(case, state_dict)
   assert theirs.keys() == ours.keys()
   for key, value in theirs.items():
-    assert_close(ours[key], value, key, LIMITS[case.dtype])
+    assert_close(ours[key], value, key)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    # A pruned one has no shorter form.
+    pytest.param(name, marks=pytest.mark.deep)
+    if name == "ecaresnet50d_pruned"
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in timm_names.read()
+  ],
+)
+def test_outputs_are_those_of_timm_at_full_length(name):
+  timm_parity.case_of(name, "float32").skip_without_packages()
+  dtype, *found = timm_parity.compare(name)
+  assert max(found) <= timm_parity.LIMITS[dtype]

@@ -6,7 +6,7 @@ import flax_resnet as fr
 from flax_resnet.models.variables import variable_shapes
 from flax_resnet.weights.names import CONVENTIONS
 from flax_resnet.weights.state_dict import shapes_in_file
-from tests.weights import timm_names
+from tests.weights import cases, timm_names
 
 ROWS = timm_names.read()
 
@@ -52,5 +52,5 @@ def test_names_and_shapes_are_those_of_timm(name):
 
 @pytest.mark.deep
 def test_the_table_is_that_of_the_installed_timm():
-  pytest.importorskip("timm")
+  cases.whole("resnet50").skip_without_packages()
   assert dict(timm_names.of_timm()) == ROWS
