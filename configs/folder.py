@@ -7,10 +7,10 @@ data.eval_split=val. For photographs larger than these, set data.image_size=224.
 Command:   python train.py --config configs/folder.py --config.data.root=DIR
 Source:    the ImageNet recipe of He et al. 2015, section 3.4, with a cosine
 Measured:  not yet with today's rate. With one that fell from 0.1 to a peak of
-           0.0125 before it followed the cosine: 70.10 % top-1 on 863 photographs
-           of five kinds of flowers, 3,454 to train on, 128 x 128 pixels (1 seed;
-           standard error 1.6; best of the nine evaluations 72.31 %), 42 minutes
-           on 2 CPU cores that did other work as well
+           0.0125 before it followed the cosine: 70.10 % top-1 on 863
+           photographs of five kinds of flowers, 3,454 to train on, 128 x 128
+           pixels (1 seed; standard error 1.6; best of the nine evaluations
+           72.31 %), 42 minutes on 2 CPU cores that did other work as well
 """
 
 from imagenet_resnet50 import get_config as imagenet
