@@ -1,6 +1,6 @@
 """A folder of weights as the Hugging Face hub, and timm, take them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flax_resnet import storage
 from flax_resnet.errors import WeightsError
@@ -149,7 +148,7 @@ def _num_features(model: ResNet, variables: Mapping[str, Any]) -> int:
 
 
 def _pretrained_cfg(
-  tensors: Mapping[str, np.ndarray],
+  names: Collection[str],
   model: ResNet,
   preprocessing: Preprocessing,
   channels: int,
@@ -169,7 +168,7 @@ def _pretrained_cfg(
     "mean": list(preprocessing.mean),
     "std": list(preprocessing.std),
     "num_classes": model.num_classes,
-    "first_conv": next(n for n in _STEMS if f"{n}.weight" in tensors),
+    "first_conv": next(n for n in _STEMS if f"{n}.weight" in names),
     "classifier": "head.fc" if model.pre_activation else "fc",
   }
 

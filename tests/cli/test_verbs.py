@@ -2,11 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import flax_resnet as fr
 from flax_resnet.cli.evaluate import wilson_interval
+from flax_resnet.weights import files
+from tests.drawing import variables_of
 from tests.recipes import ROOT
 
 
@@ -60,6 +64,28 @@ def test_convert_there_and_back(call, weights, tmp_path):
   for key, value in before.items():
     np.testing.assert_array_equal(value, after[key])
   assert {path.name for path in tmp_path.iterdir()} == {flax.name, back.name}
+
+
+def test_convert_takes_the_average_unless_told_not_to(call, tmp_path):
+  model = fr.create_model("cifar_resnet8", stage_features=(4, 4, 4))
+  raw = variables_of(model, (1, 8, 8, 3))
+  average = jax.tree.map(lambda leaf: leaf + 1, raw)
+  saved = {"params": raw["params"], "batch_stats": raw["batch_stats"]}
+  config = {
+    "model": {"name": "cifar_resnet8", "stage_features": [4, 4, 4]},
+    "data": {"image_size": 8},
+    "augment": {"mean": [0.5] * 3, "std": [0.5] * 3},
+  }
+  files.write_checkpoint(tmp_path / "1" / "state", saved | {"average": average})
+  about = tmp_path / "1" / "about" / "metadata"
+  about.parent.mkdir()
+  about.write_text(json.dumps({"config": config, "class_names": []}))
+  for flags, expected in (([], average), (["--no-ema"], raw)):
+    out = tmp_path / f"out{len(flags)}.safetensors"
+    assert call("convert", tmp_path / "1", out, *flags)[0] == 0
+    wanted, found = fr.to_torch(expected, model), load_file(out)
+    for name, value in wanted.items():
+      np.testing.assert_array_equal(found[name], value)
 
 
 def test_convert_a_run_whose_recipe_changes_the_network(

@@ -12,8 +12,9 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 import flax_resnet as fr
+from flax_resnet.models import tags
 from flax_resnet.predictor import Predictor
-from flax_resnet.weights import files, load_pretrained
+from flax_resnet.weights import files, load_pretrained, publish, wrappers
 from flax_resnet.weights.preprocessing import IMAGENET, Preprocessing
 from tests.weights import cases
 from tests.weights.conftest import CASE
@@ -145,6 +146,8 @@ IN_TIMM = {
   "resnext50_32x4d": {},
   "seresnet18": {},
   "ecaresnet26t": {},
+  "resnetv2_50x1_bit": {},
+  "resnest14d": {},
 }
 
 
@@ -152,8 +155,6 @@ IN_TIMM = {
 @pytest.mark.parametrize("name", IN_TIMM)
 def test_timm_opens_what_is_written(name, tmp_path):
   """The same logits and class names, by its own local-dir."""
-  if name not in fr.list_models():
-    pytest.skip(f"{name} is not there yet")
   timm = load_timm()
   import torch
 
@@ -182,6 +183,24 @@ def test_timm_opens_what_is_written(name, tmp_path):
   assert difference <= 1e-4 * max(1, expected.std())
   card = (tmp_path / "OUT" / "README.md").read_text()
   assert "library_name: timm\n" in card
+
+
+@pytest.mark.deep
+def test_every_name_of_timm_is_written_as_timm_has_it():
+  """Its name is found, and its first and last layers; also behind wrappers."""
+  timm = load_timm()
+  import torch
+
+  for name in sorted(tags.timm_models()):
+    with torch.device("meta"):
+      theirs = timm.create_model(name)
+    tensors, ours = theirs.state_dict(), fr.create_model(name)
+    assert publish._name_and_fields(ours, None) == (name, {})
+    cfg = publish._pretrained_cfg(list(tensors), ours, IMAGENET, 3)
+    for key in ("first_conv", "classifier"):
+      assert cfg[key] == theirs.default_cfg[key], name
+    found, _ = wrappers.unwrap({f"net.{k}": v for k, v in tensors.items()})
+    assert found.keys() == tensors.keys(), name
 
 
 @pytest.mark.deep
