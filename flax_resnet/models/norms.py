@@ -196,19 +196,19 @@ class FilterResponseNorm(_ChannelNorm):
     return y.astype(self.dtype)
 
 
-_GROUPS = 32  # Of channels, as in the papers and in timm.
+GROUPS = 32  # Of channels, as in the papers and in timm.
 
 
 def _group_means(x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
   """Returns the mean of the group that each channel belongs to."""
   b, *_, channels = x.shape
-  if channels % _GROUPS:
+  if channels % GROUPS:
     raise ValueError(
-      f"{channels} channels cannot be normalized in {_GROUPS} groups: use "
-      f'norm="batch", or widths that are multiples of {_GROUPS}'
+      f"{channels} channels cannot be normalized in {GROUPS} groups: use "
+      f'norm="batch", or widths that are multiples of {GROUPS}'
     )
   # By channel first: no array of the size of the map changes its layout.
-  means = x.mean((1, 2)).reshape(b, _GROUPS, channels // _GROUPS)
+  means = x.mean((1, 2)).reshape(b, GROUPS, channels // GROUPS)
   of_groups = means.mean(-1, keepdims=True)
   return jnp.broadcast_to(of_groups, means.shape).reshape(b, 1, 1, channels)
 

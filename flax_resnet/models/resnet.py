@@ -1,7 +1,6 @@
 """The residual network: a stem, stages of residual blocks, a linear head."""
 
 from collections.abc import Callable, Iterator, Sequence
-import inspect
 from typing import Annotated, Any
 
 from flax import linen as nn
@@ -10,15 +9,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_resnet import schema
+from flax_resnet.models.consistency import check_together
 from flax_resnet.models.layers import Layers
 from flax_resnet.models.norms import at_least_float32, NormKind
 from flax_resnet.models.pools import Downsampling, global_pool, GlobalPool
 from flax_resnet.models.shortcut import ShortcutKind
-from flax_resnet.models.stem import Stem, StemKind
+from flax_resnet.models.stem import Stem, stem_stride, StemKind
 from flax_resnet.schema import Count, Range, Rate
 
-# Far above any network, far below numbers that are slow to count or overflow.
-MAX_BLOCKS = 10_000
 Features = Annotated[int, Range(minimum=1, maximum=2**16)]
 Classes = Annotated[int, Range(minimum=0, maximum=10_000_000)]
 BlockClass = Annotated[Callable[..., nn.Module], "a class of blocks"]
@@ -112,7 +110,7 @@ class ResNet(nn.Module):
 
   def __post_init__(self):
     schema.check_fields(self)
-    _check_together(self)
+    check_together(self)
     super().__post_init__()
 
   @property
@@ -224,7 +222,7 @@ class ResNet(nn.Module):
 
     All blocks of a stage but the first have the same fields.
     """
-    stride, dilation = _stem_stride(self.stem), 1
+    stride, dilation = stem_stride(self.stem), 1
     number, last = 0, max(sum(self.stage_sizes) - 1, 1)
     for stage, size in enumerate(self.stage_sizes):
       before, strides = dilation, 1
@@ -303,106 +301,3 @@ class ResNet(nn.Module):
       name=name,
       **options,
     )
-
-
-def _stem_stride(stem: str) -> int:
-  """Returns the height of the input over that of the first block's input."""
-  return 1 if stem == "cifar" else 4
-
-
-def _check_together(net: ResNet) -> None:
-  """Raises ValueError for fields that do not go together."""
-  if len(net.stage_sizes) != len(net.stage_features):
-    raise ValueError(
-      f"stage_sizes has {len(net.stage_sizes)} entries and stage_features "
-      f"{len(net.stage_features)}: give one of each a stage"
-    )
-  if not 1 <= sum(net.stage_sizes) <= MAX_BLOCKS:
-    raise ValueError(
-      f"stage_sizes is {net.stage_sizes!r:.60}: use 1 to {MAX_BLOCKS:,} blocks "
-      "in all"
-    )
-  for field in ("dtype", "param_dtype"):
-    if not _is_floating(dtype := getattr(net, field)):
-      raise ValueError(
-        f"{field} is {dtype!r:.60}: use float32, bfloat16 or float64"
-      )
-  if len(net.stage_blocks) != len(net.stage_sizes):
-    raise ValueError(
-      f"block has {len(net.stage_blocks)} entries and stage_sizes "
-      f"{len(net.stage_sizes)}: give one of each a stage, or one for all"
-    )
-  _check_block_options(net)
-  if net.space_to_depth and net.stem not in ("imagenet", "bit"):
-    raise ValueError(
-      f"space_to_depth is a way to compute the 7x7 stem: stem {net.stem!r} has "
-      "none"
-    )
-  if net.norm == "none" and net.zero_init_residual and not net.pre_activation:
-    raise ValueError(
-      "zero_init_residual starts the last scale of BatchNorm at 0, and with "
-      'norm="none" there is none: use one of the two'
-    )
-  if net.norm_group_size and net.norm not in ("batch", "none"):
-    raise ValueError(
-      f"norm_group_size is of BatchNorm, and norm={net.norm!r} normalizes each "
-      "example by itself: use one of the two"
-    )
-  if (
-    net.zero_init_residual and net.pre_activation and net.weight_standardization
-  ):
-    raise ValueError(
-      "zero_init_residual starts the last kernel of each block at 0, which "
-      "cannot be standardized: leave out one of the two"
-    )
-  if net.num_classes and net.global_pool == "none":
-    raise ValueError(
-      f"num_classes is {net.num_classes}, and a head needs a pooled map: use 0 "
-      'with global_pool="none"'
-    )
-  strides = [_stem_stride(net.stem) << n for n in range(len(net.stage_sizes))]
-  if net.output_stride is not None and net.output_stride not in strides:
-    raise ValueError(
-      f"output_stride is {net.output_stride}: use one of "
-      f"{', '.join(map(str, strides))}"
-    )
-
-
-def _check_block_options(net: ResNet) -> None:
-  """Raises ValueError for fields that the blocks of a network do not have."""
-
-  def all_have(option: str) -> bool:
-    return all(
-      option in inspect.signature(block).parameters
-      for block in net.stage_blocks
-    )
-
-  if net.dropout and not all_have("dropout"):
-    raise ValueError(
-      "dropout is an option of Wide ResNets of basic blocks (wrn_28_10): use "
-      "stochastic_depth in other networks"
-    )
-  pools = net.stem not in ("deep_convolutional", "bit")
-  if net.downsampling != "stride" and not (pools and all_have("downsampling")):
-    raise ValueError(
-      f"downsampling={net.downsampling!r} is an option of basic and bottleneck "
-      'blocks behind a max-pool (resnet50, resnet50d): use "stride" in others'
-    )
-  widths = net.block_widths or [()] * sum(net.stage_sizes)
-  if net.block_widths and (net.scan or not all_have("widths")):
-    raise ValueError(
-      "block_widths is of bottleneck blocks that differ from each other "
-      "(ecaresnet50d_pruned), and scan of equal ones: leave out one of the two"
-    )
-  if len(widths) != sum(net.stage_sizes) or {*map(len, widths)} - {0, 3}:
-    raise ValueError(
-      "block_widths is not three numbers of channels for each of the "
-      f"{sum(net.stage_sizes)} blocks: give those of a pruned net"
-    )
-
-
-def _is_floating(dtype: Any) -> bool:
-  try:
-    return bool(jnp.issubdtype(dtype, jnp.floating))
-  except TypeError:
-    return False

@@ -15,6 +15,22 @@ StemKind = Literal[
 ]
 
 
+def stem_stride(stem: str) -> int:
+  """Returns the height of the input over that of the first block's input."""
+  return 1 if stem == "cifar" else 4
+
+
+def stem_widths(kind: StemKind, features: int) -> list[int]:
+  """Returns the channels of the convolutions of a stem, before its pool."""
+  match kind:
+    case "deep" | "deep_convolutional":
+      return [features // 2, features // 2, features]
+    case "tiered":
+      return [features * 3 // 8, features // 2, features]
+    case _:
+      return [features]
+
+
 class Stem(nn.Module):
   """The first convolutions, and the pool after them.
 
@@ -71,9 +87,9 @@ class Stem(nn.Module):
       case "cifar":
         x = conv(self.features, 3, name="conv")(x)
       case "deep" | "tiered" | "deep_convolutional":
-        first = self.features * (3 if self.kind == "tiered" else 4) // 8
+        first, second, _ = stem_widths(self.kind, self.features)
         x = activate(conv(first, 3, 2, name="conv1")(x), "bn1")
-        x = activate(conv(self.features // 2, 3, name="conv2")(x), "bn2")
+        x = activate(conv(second, 3, name="conv2")(x), "bn2")
         x = conv(self.features, 3, name="conv3")(x)
         last = "bn3"
     if not self.pre_activation:

@@ -45,6 +45,14 @@ FIELDS = [
     "norm_group_size is of BatchNorm, and norm='group' normalizes each ",
   ),
   (
+    {"norm": "group", "stem": "tiered"},
+    "norm='group' is over 32 groups of channels, which 24 channels are not: u",
+  ),
+  (
+    {"norm": "evonorm", "stage_features": (16, 32, 64, 128)},
+    "norm='evonorm' is over 32 groups of channels, which 16 channels are not",
+  ),
+  (
     {"global_pool": "none"},
     "num_classes is 1000, and a head needs a pooled map: use 0 with global_po",
   ),

@@ -85,7 +85,7 @@ NETS = {
     "senet154",
     {
       "stage_sizes": (1, 1),
-      "stage_features": (16, 16),
+      "stage_features": (32, 32),
       "downsampling": "blur",
     },
   ),
