@@ -40,7 +40,7 @@ def filled(name, **fields):
 
 def test_a_written_folder_is_opened(variables, tmp_path, capsys):
   """With its fields, preprocessing and names, to the bit."""
-  model = CASE.network()
+  model = fr.create_model(CASE.model, **dict(CASE.fields))
   expected = Preprocessing(32, 0.95, "bicubic", (0.1, 0.2, 0.3), (1.0, 2, 3))
   fr.save_pretrained(
     tmp_path / "OUT",
