@@ -70,7 +70,7 @@ def test_the_tree_names_what_is_in_the_repository():
 def test_every_kind_of_name_is_explained():
   page = (ROOT / "docs" / "models.md").read_text()
   for name in fr.list_models():
-    stem = re.match(r"[a-z_]+?(?=_?\d)", name)
+    stem = re.match(r"[a-z_]+?(?=_?\d|$)", name)
     assert stem and f"`{stem[0]}" in page, name
 
 

@@ -171,9 +171,17 @@ class ResNet(nn.Module):
         `rngs={"dropout": key}`.
     """
     last = self.features(images, train=train)[f"stage{len(self.stage_sizes)}"]
-    return self.head(last, train=train)
+    return self.logits(last, train=train)
 
-  def head(
+  @property
+  def head(self) -> Callable[..., Array]:
+    """What `method="head"` calls: `logits`.
+
+    `nnx.bridge` takes a method of a name for the parameters of that name.
+    """
+    return self.logits
+
+  def logits(
     self, last: Float[Array, "b h w c"], *, train: bool
   ) -> Float[Array, "b n"] | Float[Array, "b h w n"]:
     """Returns what `__call__` does, from the last map of `features`."""
