@@ -18,7 +18,7 @@ def group_size(parts, group):
 # Keys that are right alone and not together.
 TOGETHER = [
   (
-    lambda: make_schedule(9, 9, schedule="one_cycle", learning_rate=0.1),
+    lambda: make_schedule(9, schedule="one_cycle", learning_rate=0.1),
     "warmup is 0.0, and one_cycle rises before it falls: use the share of the "
     "run in which it rises",
   ),
