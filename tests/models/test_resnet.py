@@ -236,7 +236,7 @@ def test_head_dropout_drops_pooled_features_in_training():
 
 
 @pytest.mark.parametrize(
-  ("name", "num_classes"), [("cifar_resnet8", 1), ("seresnet50", 3)]
+  ("name", "num_classes"), [("cifar_resnet8", 1), ("seresnet18", 3)]
 )
 def test_a_step_in_float32_is_that_in_float64(name, num_classes):
   """With the norms that a run logs, sums of squares of small products.
