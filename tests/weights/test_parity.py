@@ -13,7 +13,7 @@ OF_KNOWN_PARTS = {
   *("resnetaa34d", "resnetblur50d", "resnet50_gn"),
   *("resnetv2_18d", "resnetv2_50d_gn", "resnetv2_50d_evos"),
   *("resnetv2_50d_frn", "resnetv2_50x1_bit"),
-  *("resnest14d", "resnest50d_4s2x40d"),
+  *("resnest14d", "resnest50d_1s4x24d"),
 }
 
 
