@@ -110,7 +110,15 @@ def test_logits_of_every_network_are_ours(name, pixels):
   compare(name, 33 if pixels else 32, pixels=pixels, nchw=pixels)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      name, marks=() if name in ("resnet50_gn",) else pytest.mark.deep
+    )
+    for name in sorted(REFUSED)
+  ],
+)
 def test_other_networks_are_refused(name):
   assert name in FORMS.values()
   model, variables = network(name, 64)
