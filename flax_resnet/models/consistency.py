@@ -34,6 +34,14 @@ def check_together(net: Any) -> None:
       f"block has {len(net.stage_blocks)} entries and stage_sizes "
       f"{len(net.stage_sizes)}: give one of each a stage, or one for all"
     )
+  orders = {
+    getattr(block, "func", block).pre_activation for block in net.stage_blocks
+  }
+  if len(orders) > 1:
+    raise ValueError(
+      "block has classes with the norms before the convolutions and others "
+      "with them behind: use those of one kind"
+    )
   _check_block_options(net)
   if net.space_to_depth and net.stem not in ("imagenet", "bit"):
     raise ValueError(

@@ -77,6 +77,10 @@ FIELDS = [
     "block has 2 entries and stage_sizes 4: give one of each a stage, or one",
   ),
   (
+    {"block": [fr.BasicBlock, fr.PreActBasicBlock] * 2},
+    "block has classes with the norms before the convolutions and others with",
+  ),
+  (
     {"block_widths": [(1, 2, 3)] * 8},
     "block_widths is of bottleneck blocks that differ from each other (ecares",
   ),
