@@ -113,12 +113,12 @@ class Noise(ResNet):
   """A network whose logits are drawn, as stochastic depth draws."""
 
   def setup(self):
-    self.head = nn.Dense(self.num_classes)
+    self.classifier = nn.Dense(self.num_classes, name="head")
 
   def __call__(self, images, *, train):
     key = self.make_rng("dropout")
     noise = jax.random.uniform(key, (len(images), self.num_classes))
-    return noise + self.head(images.mean((1, 2)))
+    return noise + self.classifier(images.mean((1, 2)))
 
 
 NOISE = Noise(
