@@ -1,6 +1,8 @@
 """The pages hold: links lead somewhere, keys exist, code and commands run."""
 
+import contextlib
 import functools
+import io
 import itertools
 import pathlib
 import re
@@ -198,7 +200,9 @@ def run_page(page, run):
     if kind == "python" and page != pages.README:  # tests/test_readme.py
       for whole, thin in THIN.items():
         text = text.replace(whole, thin)
-      exec(compile(text, page.name, "exec"), names)
+      # What it says is not of the command after it.
+      with contextlib.redirect_stderr(io.StringIO()):
+        exec(compile(text, page.name, "exec"), names)
       done += 1
     for command in runnable(text) if kind == "" else ():
       code, out, err = run(command)
