@@ -14,13 +14,12 @@ from flax_resnet import schema
 from flax_resnet.augment import make_augment
 from flax_resnet.data.dataset import SECTION
 from flax_resnet.errors import InputError
+from flax_resnet.recipes import load_recipe, override
 from flax_resnet.schema import (
   arguments,
   build,
   check_fields,
   Count,
-  load_recipe,
-  override,
   Positive,
   Range,
   Rate,

@@ -1,6 +1,6 @@
 """The log of a run: metrics.jsonl, TensorBoard events and the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import math
 import pathlib
@@ -37,14 +37,22 @@ class Log:
     step: step from which the run goes on.
     num_steps: last step of the run.
     writes: whether this host writes and prints; default True.
+    on_row: function that is called with each row that this host has written;
+      None (default) for none.
 
   Attributes:
     rows: rows of the run, those of earlier parts included.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, step: int, num_steps: int, writes: bool = True
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    num_steps: int,
+    writes: bool = True,
+    on_row: Callable[[Row], object] | None = None,
   ):
+    self._on_row = on_row
     self._path = workdir / "metrics.jsonl"
     self._writes = writes
     self.rows = [row for row in read_rows(self._path) if row["step"] <= step]
@@ -107,6 +115,8 @@ class Log:
     self.print(self._line(row))
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
+    if self._on_row is not None:
+      self._on_row(dict(row))
 
   def _write_event(self, step: int, **contents: Any) -> None:
     event: Any = event_pb2  # Its messages exist at run time only.

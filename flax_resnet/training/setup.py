@@ -4,7 +4,7 @@ All that can be wrong with a config is found here, before anything is compiled
 or written.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import inspect
 import itertools
@@ -35,7 +35,7 @@ MAX_STEPS = 2**31 - 1  # They are counted in int32.
 MAY_DIFFER = (
   *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
   *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
-  *("data.num_workers", "data.allow_changed"),
+  *("data.num_workers", "data.allow_changed", "profile"),
 )
 Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
 Section = Mapping[str, Any]
@@ -72,6 +72,8 @@ class Recipe:
       or gradient is not finite; one more ends it. Default 0.
     freeze_trunk: whether the head alone is trained, on a trunk that works as in
       evaluation: running statistics, no dropout, no stochastic depth.
+    profile: two numbers of steps, from the first of which to the second a trace
+      is recorded, for TensorBoard's profiler and Perfetto; default () for none.
     model: keywords of `models.create_model`.
     data: keywords of the functions that `data.load` calls.
     augment: keywords of `augment.make_augment`.
@@ -99,6 +101,7 @@ class Recipe:
   ema_every: Count = 1
   skip_nonfinite: Annotated[int, Range(minimum=0)] = 0
   freeze_trunk: bool = False
+  profile: Sequence[Annotated[int, Range(minimum=0)]] = ()
   model: Section
   data: Section
   augment: Section
@@ -110,6 +113,12 @@ class Recipe:
       raise ValueError(
         f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
         "one of them, and None for the other"
+      )
+    steps = list(self.profile)
+    if len(steps) not in (0, 2) or steps != sorted(set(steps)):
+      raise ValueError(
+        f"profile is {self.profile}: give two numbers of steps, from and to, "
+        "such as (100, 110)"
       )
     if self.freeze_trunk and self.init_from is None:
       raise ValueError(

@@ -63,7 +63,7 @@ def test_a_signal_stops_within_a_step_and_a_save(
       train(config, tmp_path, mesh)
   assert (tmp_path / "checkpoints" / str(step)).is_dir()
   assert not (tmp_path / "summary.json").exists()
-  assert train(config, tmp_path, mesh)["finished"]
+  assert train(config, tmp_path, mesh).summary["finished"]
   state, rows = undisturbed
   # What was not logged yet is saved with step 8, and logged without it.
   assert_same_bits(
@@ -77,7 +77,7 @@ def test_a_signal_after_the_last_evaluation_ends_nothing(
   config, tmp_path, mesh, monkeypatch
 ):
   sent = send_in(monkeypatch, Checkpoints, "wait", 1)
-  assert train(config, tmp_path, mesh)["finished"]
+  assert train(config, tmp_path, mesh).summary["finished"]
   assert sent
 
 
