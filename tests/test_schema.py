@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from flax_resnet import recipes, schema
+from flax_resnet import recipes
 from flax_resnet.augment import make_augment
 from flax_resnet.data.dataset import SECTION
 from flax_resnet.errors import InputError
