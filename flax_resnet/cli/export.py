@@ -71,17 +71,17 @@ def run(args: argparse.Namespace) -> None:
     "export writes ONNX, LiteRT or StableHLO",
   )
   ending = args.target.suffix.lower()
+  as_litert = ending == ".tflite"
+  if as_litert and args.nchw:
+    raise InputError("--nchw: a .tflite takes [b, h, w, c]: leave it out")
+  if args.precision != "float32" and not as_litert:
+    raise InputError(f"--precision {args.precision} is that of a .tflite OUT")
   for package, extra in _NEEDED.get(ending, {}).items():
     if importlib.util.find_spec(package) is None:
       raise InputError(
         f"the package {package} is not installed: pip install "
         f"'flax_resnet[{extra}]', or choose an OUT without {ending}"
       )
-  as_litert = ending == ".tflite"
-  if as_litert and args.nchw:
-    raise InputError("--nchw: a .tflite takes [b, h, w, c]: leave it out")
-  if args.precision != "float32" and not as_litert:
-    raise InputError(f"--precision {args.precision} is that of a .tflite OUT")
   flags.check_is_new(args.target)
   predictor = flags.load_predictor(args)
   if args.fold:
