@@ -117,7 +117,7 @@ def our_step(case: Case, **options):
   step = TrainStep(
     model=model,
     optimizer=optimizer,
-    augment=lambda key, images, labels: (
+    augment=lambda key, images, labels, step: (
       normalize(images, (0.5,) * 3, (0.25,) * 3),
       labels,
     ),

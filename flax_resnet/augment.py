@@ -5,6 +5,7 @@ depend on how the batch is laid out over devices.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import math
 from typing import Annotated
 
@@ -20,8 +21,9 @@ Labels = Int[Array, " b"]
 # One row an example; each sums to 1.
 SoftTargets = Float[Array, "b n"]
 Normalize = Callable[[UInt8[Array, "b h w c"]], Images]
+# The last is the number of completed updates.
 Augment = Callable[
-  [PRNGKeyArray, UInt8[Array, "b h w c"], Labels],
+  [PRNGKeyArray, UInt8[Array, "b h w c"], Labels, Int[Array, ""]],
   tuple[Images, Labels | SoftTargets],
 ]
 # How much of its partner each pixel of an image takes, and each target.
@@ -42,10 +44,12 @@ def make_augment(
   shear: NotNegative = 0.0,
   mixup: NotNegative = 0.0,
   cutmix: NotNegative = 0.0,
+  mixup_off_epoch: NotNegative = 0.0,
   random_erasing: Share = 0.0,
   channels: int,
   num_classes: int,
   batch_size: int,
+  steps_per_epoch: float = 1.0,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[Augment, Normalize]:
   """Returns the augmentation of a batch, and the normalization of images.
@@ -66,12 +70,16 @@ def make_augment(
     mixup: alpha of mixup, see `mix`; default 0 for none. With `cutmix` as well,
       each step does one of them.
     cutmix: alpha of cutmix, see `mix`; default 0 for none.
+    mixup_off_epoch: epoch from which images are no longer mixed, as in timm;
+      default 0 for none.
     random_erasing: probability of each image to be erased, as `random_erase`,
       in [0, 1]; default 0.
     channels: channels of the images.
     num_classes: classes of the targets; labels that are not mixed stay
       integers.
     batch_size: examples of the global batch.
+    steps_per_epoch: steps in which each training example is seen once; default
+      1.
     dtype: type of the images and of mixed targets; default float32.
 
   Raises:
@@ -89,6 +97,12 @@ def make_augment(
       f"batch_size is {batch_size}, and mixup and cutmix take examples in "
       "pairs: use an even one"
     )
+  if mixup_off_epoch and not (mixup or cutmix):
+    raise ValueError(
+      f"mixup_off_epoch is {mixup_off_epoch} and nothing is mixed: use 0, or "
+      "set mixup or cutmix"
+    )
+  off_step = round(mixup_off_epoch * steps_per_epoch)
   affine = {
     "rotation": rotation,
     "translation": translation,
@@ -99,7 +113,7 @@ def make_augment(
   def normalized(images):
     return normalize(images, mean, std, dtype)
 
-  def augment(key, images, labels):
+  def augment(key, images, labels, step=0):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
     # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
@@ -112,7 +126,13 @@ def make_augment(
       images = random_crop(crop_key, images, crop_padding)
     if mixup or cutmix:
       targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
-      images, targets = mix(mix_key, images, targets, mixup, cutmix)
+      mixing = partial(mix, mix_key, mixup=mixup, cutmix=cutmix)
+      if not off_step:
+        images, targets = mixing(images, targets)
+      else:
+        images, targets = jax.lax.cond(
+          step < off_step, mixing, lambda *same: same, images, targets
+        )
     if random_erasing:
       images = random_erase(erase_key, images, random_erasing)
     return images, targets

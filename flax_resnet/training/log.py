@@ -15,7 +15,7 @@ from flax_resnet import storage
 from flax_resnet.errors import InputError
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.setup import Run
-from flax_resnet.training.state import trained_part, TrainState
+from flax_resnet.training.state import TrainState
 
 with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
   from tensorboardX import event_file_writer
@@ -219,7 +219,7 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
   )
   if run.model.norm != "batch":
     norm = "no BatchNorm"
-  elif run.recipe.freeze_trunk:
+  elif run.freezing.keeps_all_batch_stats:
     norm = "BatchNorm keeps its running statistics"
   else:
     group = run.model.norm_group_size
@@ -237,11 +237,12 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
 def _options(run: Run, state: TrainState) -> Iterator[str]:
   """Yields lines on what is not so in every run."""
   recipe = run.recipe
-  if recipe.freeze_trunk:
-    head = count_parameters(trained_part(state.params, freeze_trunk=True))
+  if freezing := run.freezing:
+    trained = count_parameters(freezing.trained(state.params))
     yield (
-      f"the head alone is trained: {head:,} of "
-      f"{count_parameters(state.params):,} parameters"
+      f"{freezing}: {trained:,} of {count_parameters(state.params):,} "
+      "parameters"
+      + ("" if freezing.until is None else f"; all from step {freezing.until:,}")
     )
   if (parts := recipe.accumulate) > 1:
     yield (

@@ -21,9 +21,10 @@ from flax_resnet.data.dataset import Dataset, load, SECTION, Split
 from flax_resnet.errors import each_reported_as, InputError, reported_as
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.norms import at_least_float32
-from flax_resnet.schema import Count, Range, Rate
-from flax_resnet.training import evaluation, metrics, state
+from flax_resnet.schema import Count, Positive, Range, Rate
+from flax_resnet.training import evaluation, metrics, multilabel, state
 from flax_resnet.training.accumulation import accumulation_group_size
+from flax_resnet.training.freezing import Freezing
 from flax_resnet.training.losses import make_loss
 from flax_resnet.training.optimizers import make_optimizer
 from flax_resnet.training.schedules import make_schedule
@@ -35,7 +36,7 @@ MAX_STEPS = 2**31 - 1  # They are counted in int32.
 MAY_DIFFER = (
   *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
   *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
-  *("data.num_workers", "data.allow_changed"),
+  *("data.num_workers", "data.allow_changed", "patience"),
 )
 Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
 Section = Mapping[str, Any]
@@ -68,10 +69,22 @@ class Recipe:
       running statistics keeps, in [0, 1); evaluation takes the average. 0 for
       none.
     ema_every: number of steps between two updates of this average; default 1.
+    ema_warmup: whether the average keeps less of itself at first, as timm's
+      `ModelEmaV3` with `use_warmup`; default False.
+    patience: number of evaluations in turn without a better result after which
+      the run ends; None (default) for a run of its whole length.
     skip_nonfinite: number of steps of the run that may be skipped as their loss
       or gradient is not finite; one more ends it. Default 0.
     freeze_trunk: whether the head alone is trained, on a trunk that works as in
       evaluation: running statistics, no dropout, no stochastic depth.
+    freeze_stages: number of the first stages that are not trained, with the
+      stem before them, as mmpretrain's `frozen_stages` counts: 0 for the stem
+      alone; torchvision's `trainable_layers` is 4 minus it. They work as in
+      evaluation. None (default) for nothing.
+    freeze_until: epoch at which what is frozen is trained too, above 0; None
+      (default) for never.
+    freeze_batch_stats: whether what is frozen works as in evaluation; if not,
+      it works as in training, and its running statistics move. Default True.
     model: keywords of `models.create_model`.
     data: keywords of the functions that `data.load` calls.
     augment: keywords of `augment.make_augment`.
@@ -97,8 +110,13 @@ class Recipe:
   init_from: str | None = None
   ema_decay: Rate = 0.0
   ema_every: Count = 1
+  ema_warmup: bool = False
+  patience: Count | None = None
   skip_nonfinite: Annotated[int, Range(minimum=0)] = 0
   freeze_trunk: bool = False
+  freeze_stages: Annotated[int, Range(minimum=0)] | None = None
+  freeze_until: Positive | None = None
+  freeze_batch_stats: bool = True
   model: Section
   data: Section
   augment: Section
@@ -111,11 +129,49 @@ class Recipe:
         f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
         "one of them, and None for the other"
       )
-    if self.freeze_trunk and self.init_from is None:
+    if self.freeze_trunk and self.freeze_stages is not None:
       raise ValueError(
-        "freeze_trunk is True and init_from None, so that the trunk would stay "
-        "as it was drawn: give init_from, the weights to start from"
+        f"freeze_trunk is True, which freezes all stages, and freeze_stages "
+        f"{self.freeze_stages}: use one of them"
       )
+    if self.ema_warmup and not self.ema_decay:
+      raise ValueError(
+        "ema_warmup is True and ema_decay 0.0, with which there is no average: "
+        "use False, or an ema_decay such as 0.999"
+      )
+    freezes = self.freeze_trunk or self.freeze_stages is not None
+    if freezes and self.init_from is None:
+      key, part = (
+        ("freeze_trunk is True", "the trunk")
+        if self.freeze_trunk
+        else (f"freeze_stages is {self.freeze_stages}", "a part of the network")
+      )
+      raise ValueError(
+        f"{key} and init_from None, so that {part} would stay as it was drawn: "
+        "give init_from, the weights to start from"
+      )
+    if not freezes and self.freeze_until is not None:
+      raise ValueError(
+        f"freeze_until is {self.freeze_until} and nothing is frozen: use None, "
+        "or set freeze_trunk or freeze_stages"
+      )
+    if not freezes and not self.freeze_batch_stats:
+      raise ValueError(
+        "freeze_batch_stats is False and nothing is frozen: use True, or set "
+        "freeze_trunk or freeze_stages"
+      )
+
+  def freezing(self, num_examples: int) -> Freezing:
+    """Returns what is not trained, of a run on so many examples."""
+    until = self.freeze_until
+    return Freezing(
+      trunk=self.freeze_trunk,
+      stages=self.freeze_stages,
+      batch_stats=self.freeze_batch_stats,
+      until=None
+      if until is None
+      else round(until * num_examples / self.batch_size),
+    )
 
   def total_steps(self, num_examples: int) -> int:
     """Returns the length of the run in steps."""
@@ -139,6 +195,7 @@ class Run:
     num_steps: length of the run in updates.
     model: the network.
     dataset: the data to train and evaluate on.
+    freezing: what of the network is not trained, and until which step.
     optimizer: optimizer of the trained parameters.
     learning_rate: learning rate after so many updates.
     train_step: (state, input of `train_inputs`) -> state.
@@ -151,6 +208,7 @@ class Run:
   num_steps: int
   model: ResNet
   dataset: Dataset
+  freezing: Freezing
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   train_step: jax.stages.Wrapped
@@ -207,8 +265,23 @@ class Run:
       self.dataset.image_shape,
       self.recipe.seed,
       averaged=self.recipe.ema_decay > 0,
-      freeze_trunk=self.recipe.freeze_trunk,
+      freezing=self.freezing,
     )
+
+  @property
+  def score_key(self) -> str:
+    """The key of the number by which evaluations are compared."""
+    return "val/map" if self.dataset.multi_label else "val/top1"
+
+  def evaluate(
+    self, variables: Mapping[str, Any], batches: Iterator[Any]
+  ) -> dict[str, evaluation.Means]:
+    """Returns the means of each of several variables, see `evaluate_each`."""
+    if self.dataset.multi_label:
+      evaluate_each = multilabel.evaluate_each
+    else:
+      evaluate_each = evaluation.evaluate_each
+    return evaluate_each(self.eval_step, variables, batches, self.mesh)
 
   def zero_sums(self) -> metrics.Sums:
     """Returns the sums of the metrics over no example, on every device."""
@@ -293,6 +366,11 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   by_data = recipe.model.get("num_classes", 0) is None
   fields = {**recipe.model, **({"num_classes": 1} if by_data else {})}
   model = schema.build("config.model", create_model, fields, fields_of=ResNet)
+  if (recipe.freeze_stages or 0) > (stages := len(model.stage_sizes)):
+    raise InputError(
+      f"config.freeze_stages is {recipe.freeze_stages} and the network has "
+      f"{stages} stages: use 0 to {stages}, or freeze_trunk=True"
+    )
   if recipe.batch_size % (model.norm_group_size or recipe.batch_size):
     raise InputError(
       f"config.model.norm_group_size is {model.norm_group_size}, which does "
@@ -304,7 +382,7 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
       recipe.batch_size,
       recipe.accumulate,
       mesh,
-      frozen=recipe.freeze_trunk,
+      frozen=recipe.freezing(0).keeps_all_batch_stats,
     )
   data = load(recipe.data, num_classes=None if by_data else model.num_classes)
   if by_data:
@@ -314,8 +392,14 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   _check_records(recipe, data)
   with reported_as("config"):
     num_steps = recipe.total_steps(len(data.train))
-  rate, optimizer = _optimizer(recipe, num_steps)
-  augment_batch, normalize = set_up_augment(recipe, model, data.image_shape[-1])
+  freezing = recipe.freezing(len(data.train))
+  rate, optimizer = _optimizer(recipe, num_steps, model, freezing)
+  augment_batch, normalize = set_up_augment(
+    recipe,
+    model,
+    data.image_shape[-1],
+    steps_per_epoch=len(data.train) / recipe.batch_size,
+  )
   train_step = TrainStep(
     model=model,
     optimizer=optimizer,
@@ -327,7 +411,8 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     group_size=group_size,
     ema_decay=recipe.ema_decay,
     ema_every=recipe.ema_every,
-    freeze_trunk=recipe.freeze_trunk,
+    ema_warmup=recipe.ema_warmup,
+    freezing=freezing,
     skip_nonfinite=recipe.skip_nonfinite,
   )
   return Run(
@@ -336,6 +421,7 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     num_steps=num_steps,
     model=model,
     dataset=data,
+    freezing=freezing,
     optimizer=optimizer,
     learning_rate=rate,
     train_step=train_step.jit(recipe.steps_per_call),
@@ -345,7 +431,7 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
 
 
 def set_up_augment(
-  recipe: Recipe, model: ResNet, channels: int
+  recipe: Recipe, model: ResNet, channels: int, steps_per_epoch: float = 1.0
 ) -> tuple[Augment, Normalize]:
   """Returns the augmentation and the normalization of a recipe.
 
@@ -353,6 +439,8 @@ def set_up_augment(
     recipe: the checked config.
     model: the network.
     channels: number of channels of the images.
+    steps_per_epoch: steps in which each training example is seen once; default
+      1, for who takes the normalization alone.
 
   Raises:
     InputError: for values that cannot be.
@@ -364,12 +452,13 @@ def set_up_augment(
     channels=channels,
     num_classes=model.num_classes,
     batch_size=recipe.batch_size,
+    steps_per_epoch=steps_per_epoch,
     dtype=at_least_float32(model.dtype),
   )
 
 
 def _optimizer(
-  recipe: Recipe, num_steps: int
+  recipe: Recipe, num_steps: int, model: ResNet, freezing: Freezing
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
   """Returns the learning rate by step of a run so long, and its optimizer."""
   of_schedule, of_optimizer = schema.arguments(
@@ -377,11 +466,13 @@ def _optimizer(
     recipe.optim,
     make_schedule,
     make_optimizer,
-    given=("num_steps", "rate"),
+    given=("num_steps", "rate", "block_names", "freezing"),
   )
   with reported_as("config.optim"):
     rate = make_schedule(num_steps, **of_schedule)
-    return rate, make_optimizer(rate, **of_optimizer)
+    return rate, make_optimizer(
+      rate, model.block_names, freezing, **of_optimizer
+    )
 
 
 def check_length(run: Run, config: Mapping[str, Any], step: int) -> list[str]:
@@ -408,7 +499,10 @@ def check_length(run: Run, config: Mapping[str, Any], step: int) -> list[str]:
     return []
   was, now = (
     float(np.asarray(rate(step)))
-    for rate in (_optimizer(before, num_steps)[0], run.learning_rate)
+    for rate in (
+      _optimizer(before, num_steps, run.model, run.freezing)[0],
+      run.learning_rate,
+    )
   )
   return [
     f"lengthened from {num_steps:,} to {run.num_steps:,} steps, of which the "

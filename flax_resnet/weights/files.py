@@ -183,8 +183,8 @@ def find_checkpoint(
   Args:
     workdir: folder of the run.
     which: "newest" (default) for the newest sound one, with a warning of newer
-      ones that are damaged; "best" for the one with the best `val/top1`; or a
-      step, "400".
+      ones that are damaged; "best" for the one with the best `storage.score`;
+      or a step, "400".
 
   Raises:
     WeightsError: if there is none.
@@ -207,7 +207,9 @@ def find_checkpoint(
       )
     return folder
   if which == "best":
-    scores = {step: _top1(directory / str(step)) for step in steps}
+    scores = {
+      step: storage.score(read_results(directory / str(step))) for step in steps
+    }
     best = max(steps, key=lambda step: scores[step])
     if scores[best] >= 0:
       return directory / str(best)
@@ -229,12 +231,6 @@ def read_results(checkpoint: pathlib.Path) -> dict[str, Any]:
     return {}
   name = checkpoint.name
   return {**row, "step": int(name)} if name.isdecimal() else row
-
-
-def _top1(checkpoint: pathlib.Path) -> float:
-  """Returns "val/top1" of a checkpoint; -1 if it has none."""
-  top1 = read_results(checkpoint).get("val/top1")
-  return top1 if isinstance(top1, float) and math.isfinite(top1) else -1.0
 
 
 def read_about(
