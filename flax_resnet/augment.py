@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from flax_resnet.schema import NotNegative, Positive, Range, Share
 
 Images = Float[Array, "b h w c"]
-Labels = Int[Array, " b"]
-# One row an example; each sums to 1.
+# A class an example, or 1 for each of its classes.
+Labels = Int[Array, " b"] | UInt8[Array, "b n"]
+# One row an example; each sums to 1, if it has one label.
 SoftTargets = Float[Array, "b n"]
 Normalize = Callable[[UInt8[Array, "b h w c"]], Images]
 # The last is the number of completed updates.
@@ -118,6 +119,8 @@ def make_augment(
     # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
     images, targets = normalized(images), labels
+    if labels.ndim == 2:
+      targets = labels.astype(images.dtype)
     if any(affine.values()):
       images = random_affine(affine_key, images, **affine)
     if flip:
@@ -125,7 +128,8 @@ def make_augment(
     if crop_padding:
       images = random_crop(crop_key, images, crop_padding)
     if mixup or cutmix:
-      targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+      if labels.ndim == 1:
+        targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
       mixing = partial(mix, mix_key, mixup=mixup, cutmix=cutmix)
       if not off_step:
         images, targets = mixing(images, targets)

@@ -139,7 +139,9 @@ class Log:
     line = f"step {row['step']:>{len(str(total))}}/{total}"
     line += f"  epoch {row['epoch']:.2f}"
     if "train/loss" in row:
-      line += f"  loss {row['train/loss']:.4f}  top1 {row['train/top1']:.2%}"
+      line += f"  loss {row['train/loss']:.4f}"
+      if "train/top1" in row:
+        line += f"  top1 {row['train/top1']:.2%}"
       line += f"  lr {row['learning_rate']:.4f}"
       line += f"  {row['images_per_second']:,.0f} images/s"
       line += f"  {self._time_left(row['step'])} left"
@@ -147,9 +149,13 @@ class Log:
       line += f"  {row['train/skipped_steps']} steps skipped"
     if row.get("train/skipped"):
       line += f"  {row['train/skipped']} broken images skipped"
-    if "val/top1" in row:
+    if has_evaluation(row):
       line += f"\n  evaluated: loss {row['val/loss']:.4f}"
-      line += f"  top1 {row['val/top1']:.2%}  top5 {row['val/top5']:.2%}"
+      names = ("map", "top1", "top5", "raw_map", "raw_top1")
+      shares = {name: row.get(f"val/{name}") for name in names}
+      for name, share in shares.items():
+        if share is not None:
+          line += f"  {name.replace('raw_', 'raw ')} {share:.2%}"
       line += f"  on {row['val/count']:,} images"
     return line
 
@@ -193,7 +199,7 @@ def _is_number(value: Any) -> bool:
 
 def has_evaluation(row: Mapping[str, Any]) -> bool:
   """Whether a row has an evaluation, whole."""
-  return {"val/top1", "val/count"} <= row.keys()
+  return "val/count" in row and ("val/top1" in row or "val/map" in row)
 
 
 def describe(run: Run, state: TrainState, origin: Sequence[str] = ()) -> str:

@@ -231,7 +231,8 @@ def _training_metrics(
 ) -> dict[str, float]:
   """Fetches the sums since the last row: waits for the device."""
   means = metrics.means(state.sums)
-  keys = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
+  keys = ("loss",) if run.dataset.multi_label else ("loss", "top1")
+  keys = keys if means["count"] else ()  # Or all were skipped.
   skipped = int(state.nonfinite.count)
   return {
     **{f"train/{key}": means[key] for key in keys},

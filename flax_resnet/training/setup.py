@@ -25,7 +25,13 @@ from flax_resnet.schema import Count, Positive, Range, Rate
 from flax_resnet.training import evaluation, metrics, multilabel, state
 from flax_resnet.training.accumulation import accumulation_group_size
 from flax_resnet.training.freezing import Freezing
-from flax_resnet.training.losses import make_loss
+from flax_resnet.training.losses import (
+  balanced_weights,
+  Loss,
+  make_loss,
+  make_weigh,
+  Weigh,
+)
 from flax_resnet.training.optimizers import make_optimizer
 from flax_resnet.training.schedules import make_schedule
 from flax_resnet.training.steps import TrainStep
@@ -247,6 +253,7 @@ class Run:
       "class_names": list(self.dataset.class_names),
       "data": self.dataset.identity,
       "image_shape": list(self.dataset.image_shape),
+      **({"multi_label": True} if self.dataset.multi_label else {}),
     }
 
   def dataset_facts(self) -> dict[str, Any]:
@@ -400,11 +407,13 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     data.image_shape[-1],
     steps_per_epoch=len(data.train) / recipe.batch_size,
   )
+  loss, weigh = _loss(recipe, data)
   train_step = TrainStep(
     model=model,
     optimizer=optimizer,
     augment=augment_batch,
-    loss=schema.build("config.loss", make_loss, recipe.loss),
+    loss=loss,
+    weigh=weigh,
     mesh=mesh,
     seed=recipe.seed,
     accumulate=recipe.accumulate,
@@ -414,6 +423,9 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     ema_warmup=recipe.ema_warmup,
     freezing=freezing,
     skip_nonfinite=recipe.skip_nonfinite,
+  )
+  make_eval_step = (
+    multilabel.make_eval_step if data.multi_label else evaluation.make_eval_step
   )
   return Run(
     recipe=recipe,
@@ -425,9 +437,32 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     optimizer=optimizer,
     learning_rate=rate,
     train_step=train_step.jit(recipe.steps_per_call),
-    eval_step=evaluation.make_eval_step(model, normalize, mesh=mesh),
+    eval_step=make_eval_step(model, normalize, mesh=mesh),
     normalize=normalize,
   )
+
+
+def _loss(recipe: Recipe, data: Dataset) -> tuple[Loss, Weigh | None]:
+  """Returns the loss of each example, and the weights of a mean of them."""
+  section = dict(recipe.loss)
+  if section.get("class_weights") == "balanced":
+    with reported_as("config.loss"):
+      section["class_weights"] = balanced_weights(
+        data.class_counts(), data.class_names
+      )
+  loss = schema.build(
+    "config.loss", make_loss, section, multi_label=data.multi_label
+  )
+  if (weights := section.get("class_weights")) is None:
+    return loss, None
+  if len(weights) != (classes := len(data.class_names)):
+    raise InputError(
+      f"config.loss.class_weights has {len(weights)} numbers and the data set "
+      f"{classes} classes: give one number a class"
+    )
+  # PyTorch's binary loss divides by the number of examples, weighted or not.
+  mean = section.get("name") == "binary_cross_entropy"
+  return loss, None if mean else make_weigh(weights)
 
 
 def set_up_augment(

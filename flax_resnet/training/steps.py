@@ -39,6 +39,9 @@ class TrainStep:
     optimizer: optimizer of the trained parameters.
     augment: augmentation of a whole batch, see `augment.make_augment`.
     loss: loss of each example, see `losses.make_loss`.
+    weigh: weight of each example by its targets, see `losses.make_weigh`; the
+      loss of a step is divided by their mean over the whole batch. None
+      (default) for none.
     mesh: the devices.
     seed: seed of all random numbers, which depend on it and the step alone.
     accumulate: number of parts of the batch that are computed one after the
@@ -64,6 +67,7 @@ class TrainStep:
   ema_decay: float = 0.0
   ema_every: int = 1
   ema_warmup: bool = False
+  weigh: losses.Weigh | None = None
   freezing: Freezing = NOTHING
   skip_nonfinite: int = 0
 
@@ -88,16 +92,18 @@ class TrainStep:
     images, targets = self.augment(
       key, batch["image"], batch["label"], state.step
     )
+    batch = {**batch, "image": images, "target": targets}
+    if self.weigh is not None:
+      # Of the whole batch, so that its parts may be of other classes.
+      mean = self.weigh(targets).mean()
+      batch["scale"] = jnp.broadcast_to(1 / mean, len(images))
     gradients = accumulate_gradients(
       functools.partial(self._gradients, freezing, state),
       self.accumulate,
       self.group_size,
       self.mesh,
     )
-    grads, batch_stats, sums = gradients(
-      jax.random.fold_in(key, 1),
-      {**batch, "image": images, "target": targets},
-    )
+    grads, batch_stats, sums = gradients(jax.random.fold_in(key, 1), batch)
     trained = freezing.trained(state.params)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
@@ -136,6 +142,8 @@ class TrainStep:
         **mode,
       )
       each = self.loss(logits, batch["target"])
+      if "scale" in batch:
+        each = each * batch["scale"]
       batch_stats = freezing.moving(updates.get("batch_stats", {}))
       return each.mean(), (each, logits, batch_stats)
 

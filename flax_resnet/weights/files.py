@@ -54,6 +54,7 @@ class Source:
     fields: fields of the network that differ from those of the named one.
     preprocessing: preprocessing of images; None if unknown.
     class_names: names of the classes by label; empty if unknown.
+    multi_label: whether an image may have several of the classes.
     of_run: whether they are those of a run of this package.
     tag: name under which they are published; "" if unknown.
   """
@@ -63,6 +64,7 @@ class Source:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
+  multi_label: bool = False
   of_run: bool = False
   tag: str = ""
 
@@ -231,6 +233,12 @@ def read_results(checkpoint: pathlib.Path) -> dict[str, Any]:
     return {}
   name = checkpoint.name
   return {**row, "step": int(name)} if name.isdecimal() else row
+
+
+def is_multi_label(checkpoint: pathlib.Path) -> bool:
+  """Whether a run was of images that may have several labels."""
+  about = storage.read_json(checkpoint / "about" / "metadata")
+  return about.get("multi_label") is True
 
 
 def read_about(
