@@ -14,7 +14,7 @@ PACKAGE = ROOT / "flax_resnet"
 FLOORS = (
   {"errors"},
   {"schema", "storage", "fonts"},
-  {"models", "sharding", "hosts", "plots", "onnx_graph"},
+  {"models", "sharding", "hosts", "plots", "onnx_graph", "photometric"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},
