@@ -151,12 +151,12 @@ def make_augment(
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
     # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
-    others = jax.random.split(jax.random.fold_in(key, 4), 3)
-    vertical_key, jitter_key, blur_key = others
     images, targets = scale(images, dtype), labels
     if any(jitter.values()):
+      jitter_key = jax.random.fold_in(key, 4)
       images = photometric.jitter(jitter_key, images, **jitter)
     if blur:
+      blur_key = jax.random.fold_in(key, 5)
       images = photometric.random_blur(blur_key, images, blur, (low, high))
     images = standardize(images, mean, std)
     if labels.ndim == 2:
@@ -166,6 +166,7 @@ def make_augment(
     if flip:
       images = random_flip(flip_key, images)
     if vertical_flip:
+      vertical_key = jax.random.fold_in(key, 6)
       images = random_flip(vertical_key, images, axis=1)
     if crop_padding:
       images = random_crop(crop_key, images, crop_padding)
