@@ -87,7 +87,13 @@ class ResNet(nn.Module):
 
 
 def make_train_step(
-  model, image, label, *, compiled: bool, amp: bool, frozen: tuple[str, ...] = ()
+  model,
+  image,
+  label,
+  *,
+  compiled: bool,
+  amp: bool,
+  frozen: tuple[str, ...] = (),
 ):
   """Returns a step without arguments; weight decay as in the other two.
 

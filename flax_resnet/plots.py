@@ -84,10 +84,7 @@ def _draw_top1(axes: Any, rows: Rows) -> None:
   # The first quarter of a run would flatten the rest of it.
   later = [row for row in rows if row["step"] > rows[-1]["step"] / 4]
   lowest = 100 * min(
-    row[key]
-    for row in later
-    for key in ("train/top1", score)
-    if key in row
+    row[key] for row in later for key in ("train/top1", score) if key in row
   )
   bottom, top = max(0.0, 100 - 1.6 * (100 - lowest)), 100.2
   axes.set_ylim(bottom, top)

@@ -20,7 +20,9 @@ SHIFTS = np.array([-0.5, -0.2, 0.0, 0.1, 0.3, 0.5], np.float32)
 
 def test_hue_is_turned_as_by_python():
   found = photometric.adjust_hue(jnp.asarray(IMAGES), jnp.asarray(SHIFTS))
-  for image, shift, turned in zip(IMAGES, SHIFTS, np.asarray(found), strict=True):
+  for image, shift, turned in zip(
+    IMAGES, SHIFTS, np.asarray(found), strict=True
+  ):
     pixels = image.reshape(-1, 3)
     for pixel, wanted in zip(pixels, turned.reshape(-1, 3), strict=True):
       hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
@@ -53,7 +55,9 @@ def test_a_share_of_the_images_is_blurred():
 
 def test_amounts_are_drawn_for_each_image_from_their_range():
   images = jnp.full((500, 1, 1, 3), 0.25)
-  found = np.asarray(photometric.jitter(KEY, images, brightness=0.6))[:, 0, 0, 0]
+  found = np.asarray(photometric.jitter(KEY, images, brightness=0.6))[
+    :, 0, 0, 0
+  ]
   assert 0.1 <= found.min() < 0.105
   assert 0.395 < found.max() <= 0.4
   assert found.mean() == pytest.approx(0.25, abs=0.015)
@@ -114,6 +118,8 @@ def test_each_operation_is_that_of_torchvision(name, amounts, images):
     found = ours(jnp.asarray(images), jnp.asarray(amounts))
   for image, amount, result in zip(images, amounts, found, strict=True):
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    options = [7, [float(amount)]] if name == "gaussian_blur" else [float(amount)]
+    options = (
+      [7, [float(amount)]] if name == "gaussian_blur" else [float(amount)]
+    )
     wanted = theirs(tensor, *options).permute(1, 2, 0)
     np.testing.assert_allclose(result, wanted, atol=2e-6)

@@ -128,9 +128,7 @@ class Split:
   def train_indices(self, *, seed: int, **shard: int) -> Iterator[np.ndarray]:
     """Yields the records' indices of each of `train_batches`, int32 [b]."""
     rows = HostShard(**shard)
-    order = Order(
-      len(self), seed, rows.batch_size, self.repeats, self.balanced
-    )
+    order = Order(len(self), seed, rows.batch_size, self.repeats, self.balanced)
     for start in itertools.count(step=rows.rows):
       yield order(rows.positions(start, rows.rows))
 

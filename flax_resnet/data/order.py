@@ -105,9 +105,7 @@ class Order:
     """Returns the records of an epoch in their order, int32 [n]."""
     if self._classes is None:
       return _shuffled(self._num_records, self._seed, epoch)
-    return _balanced_epoch(
-      self._num_records, self._seed, epoch, self._classes
-    )
+    return _balanced_epoch(self._num_records, self._seed, epoch, self._classes)
 
 
 @functools.lru_cache(maxsize=4)

@@ -248,7 +248,9 @@ def _options(run: Run, state: TrainState) -> Iterator[str]:
     yield (
       f"{freezing}: {trained:,} of {count_parameters(state.params):,} "
       "parameters"
-      + ("" if freezing.until is None else f"; all from step {freezing.until:,}")
+      + (
+        "" if freezing.until is None else f"; all from step {freezing.until:,}"
+      )
     )
   if (parts := recipe.accumulate) > 1:
     yield (

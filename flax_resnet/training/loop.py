@@ -219,7 +219,7 @@ def _evaluate_and_log(
 def _evaluate(
   run: Run, state: TrainState, batches: Iterator[Any]
 ) -> dict[str, float]:
-  """Returns the means of what is evaluated, the raw ones beside an average's."""
+  """Returns the means; those of the raw network beside those of an average."""
   if not state.average:
     return run.evaluate({"": state.variables}, batches)[""]
   each = {"average": state.average, "raw": state.variables}

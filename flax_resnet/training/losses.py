@@ -145,7 +145,8 @@ def balanced_weights(
   Raises:
     ValueError: if a class has no record.
   """
-  if empty := [n for n, count in zip(class_names, counts) if not count]:
+  named = zip(class_names, counts, strict=True)
+  if empty := [name for name, count in named if not count]:
     raise ValueError(
       f"class_weights is balanced, and there is no record of {listing(empty)}: "
       "use numbers"

@@ -127,12 +127,15 @@ def layer_scales(
 
 def _scale_by_module(scales: dict[str, float]) -> optax.GradientTransformation:
   """Scales the updates of each module by its number."""
-  return optax.stateless(
-    lambda updates, params: {
-      name: jax.tree.map(lambda x, name=name: x * scales[name], tree)
+
+  def scale(updates: Any, params: Any) -> Any:
+    del params
+    return {
+      name: jax.tree.map(lambda x: x * scales[name], tree)
       for name, tree in updates.items()
     }
-  )
+
+  return optax.stateless(scale)
 
 
 class Groups(NamedTuple):
@@ -150,7 +153,7 @@ class Groups(NamedTuple):
 def thawing(
   optimizer: optax.GradientTransformation, freezing: Freezing
 ) -> optax.GradientTransformation:
-  """Returns an optimizer of a part of a network, and of the rest from a step on.
+  """Returns an optimizer of a part of a network, and later of the rest.
 
   Each part has a state of its own, as each parameter has in PyTorch: moments of
   the rest, and the number of updates that corrects them, begin with its first
@@ -161,15 +164,17 @@ def thawing(
     trained, frozen = freezing.split(params)
     return Groups(optimizer.init(trained), optimizer.init(frozen))
 
-  def update(updates, state, params=None):
+  def update(updates: Any, state: Groups, params: Any = None):
     trained, frozen = freezing.split(updates)
     one, other = (None, None) if params is None else freezing.split(params)
-    trained, new = optimizer.update(trained, state.trained, one)
+    changes: Any
+    changes, new = optimizer.update(trained, state.trained, one)
     if not frozen:
-      return trained, state._replace(trained=new)
+      return changes, state._replace(trained=new)
     thawed = _at_the_step_of(state.trained, state.thawed)
-    frozen, thawed = optimizer.update(frozen, thawed, other)
-    return {**trained, **frozen}, Groups(new, thawed)
+    more: Any
+    more, thawed = optimizer.update(frozen, thawed, other)
+    return {**changes, **more}, Groups(new, thawed)
 
   return optax.GradientTransformation(init, update)
 

@@ -144,7 +144,7 @@ class TrainStep:
       each = self.loss(logits, batch["target"])
       if "scale" in batch:
         each = each * batch["scale"]
-      batch_stats = freezing.moving(updates.get("batch_stats", {}))
+      batch_stats = freezing.moving(updates.get("batch_stats") or {})
       return each.mean(), (each, logits, batch_stats)
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(

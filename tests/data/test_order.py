@@ -61,7 +61,7 @@ def test_classes_that_are_balanced_come_equally_often():
   np.testing.assert_array_equal(by_epoch, 10)
   counts = np.bincount(epochs.ravel(), minlength=30)
   for label, size in ((2, 20), (0, 3), (5, 7)):
-    of_class = counts[LABELS == label]
+    of_class = counts[label == LABELS]
     assert len(of_class) == size
     assert of_class.max() - of_class.min() <= 1
   assert len({tuple(epoch) for epoch in epochs}) == 10

@@ -75,7 +75,10 @@ def test_parts_of_other_classes_have_the_mean_of_the_whole(data_dir):
   found = after_two_steps(data_dir, model=model, accumulate=8, **loss)
   assert_close(found, whole)
   plain = after_two_steps(data_dir, model=model)
-  assert np.abs(whole.params["head"]["bias"] - plain.params["head"]["bias"]).max() > 1e-3
+  assert (
+    np.abs(whole.params["head"]["bias"] - plain.params["head"]["bias"]).max()
+    > 1e-3
+  )
 
 
 @pytest.mark.parametrize("devices", [1, 4])

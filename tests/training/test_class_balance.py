@@ -20,7 +20,11 @@ def config(data_dir, tmp_path_factory):
   arrays = {"images": images.astype(np.uint8), "labels": labels}
   np.savez(
     path,
-    **{f"{split}_{k}": v for split in ("train", "test") for k, v in arrays.items()},
+    **{
+      f"{split}_{k}": v
+      for split in ("train", "test")
+      for k, v in arrays.items()
+    },
   )
   return recipes.changed(
     recipes.tiniest(data_dir),
@@ -72,7 +76,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 def test_balanced_is_what_its_numbers_are(config):
-  """n / (classes count), of the records to train on."""
+  """N / (classes count), of the records to train on."""
   numbers = tuple(52 / (3 * count) for count in COUNTS)
   one, other = (
     runs.after_steps(runs.make_run(config, {"loss.class_weights": weights}), 2)
@@ -95,5 +99,7 @@ def test_balanced_sampling_is_the_same_by_several_steps_a_call(config):
 
 def test_a_class_without_records_has_no_balanced_weight(config):
   values = {"loss.class_weights": "balanced", "data.train_split": "train[:1]"}
-  with pytest.raises(InputError, match=r"config.loss: class_weights is balanced"):
+  with pytest.raises(
+    InputError, match=r"config.loss: class_weights is balanced"
+  ):
     runs.make_run(config, {**values, "batch_size": 1})

@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, costs no gradient, and thaws when it should."""
+"""What is frozen stays as it is, costs no gradient, and thaws in time."""
 
 import re
 

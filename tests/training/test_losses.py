@@ -84,9 +84,7 @@ def test_a_weighted_loss_is_a_weighted_mean(smoothing):
   soft = ONE * (1 - smoothing) + smoothing / 5
   wanted = cross_entropy(weights * soft).sum() / weights[LABELS].sum()
   for targets in (LABELS, ONE):
-    found = of_a_step(
-      targets, class_weights=WEIGHTS, label_smoothing=smoothing
-    )
+    found = of_a_step(targets, class_weights=WEIGHTS, label_smoothing=smoothing)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 

@@ -48,7 +48,7 @@ def arrays(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(data_dir, arrays):
   """Twelve steps on them, with all that mixes, smooths and weighs labels."""
-  config = recipes.changed(
+  return recipes.changed(
     recipes.tiniest(data_dir),
     {
       "batch_size": 32,
@@ -72,7 +72,6 @@ def config(data_dir, arrays):
       "ema_decay": 0.5,
     },
   )
-  return config
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +164,10 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_labels_are_mixed_and_smoothed_class_by_class():
   """As Keras smooths them: towards a half, and not towards 1 / classes."""
   options = {"name": "binary_cross_entropy", "multi_label": True}
-  smooth, plain = make_loss(label_smoothing=0.1, **options), make_loss(**options)
+  smooth, plain = (
+    make_loss(label_smoothing=0.1, **options),
+    make_loss(**options),
+  )
   augment, _ = make_augment(
     mean=(0.0,),
     std=(1.0,),

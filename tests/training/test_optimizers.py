@@ -262,7 +262,9 @@ def test_layers_are_grouped_as_timm_does(name):
   shapes = variables.variable_shapes(model)
   filled = {
     "params": {
-      module: jax.tree.map(lambda x, m=module: np.full(x.shape, scales[m]), tree)
+      module: jax.tree.map(
+        lambda x, m=module: np.full(x.shape, scales[m]), tree
+      )
       for module, tree in shapes["params"].items()
     },
     **{
