@@ -147,7 +147,7 @@ def make_augment(
   def normalized(images):
     return normalize(images, mean, std, dtype)
 
-  def augment(key, images, labels, step=0):
+  def augment(key, images, labels, step: jax.Array | int = 0):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
     # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))

@@ -238,7 +238,7 @@ def test_augment_without_options_only_normalizes():
 MOVES = {"flip": True, "crop_padding": 2, "rotation": 10.0}
 MIXES = {"mixup": 0.2, "cutmix": 1.0}
 ERASING = {"random_erasing": 0.5}
-COLORS = {
+JITTER = {
   "vertical_flip": True,
   "brightness": 0.4,
   "hue": 0.1,
@@ -249,8 +249,8 @@ COLORS = {
 @pytest.mark.parametrize(
   "options",
   [
-    *(MOVES, MIXES, ERASING, COLORS),
-    *(MOVES | MIXES, MOVES | MIXES | ERASING | COLORS),
+    *(MOVES, MIXES, ERASING, JITTER),
+    *(MOVES | MIXES, MOVES | MIXES | ERASING | JITTER),
   ],
   ids=lambda options: "+".join(options),
 )

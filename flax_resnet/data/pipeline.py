@@ -341,8 +341,10 @@ def _join(chunks: Sequence[Batch]) -> Batch:
   if len(chunks) == 1:
     return chunks[0]
   count = sum(len(chunk["label"]) for chunk in chunks)
-  shapes = (chunks[0][key].shape[1:] for key in ("image", "label"))
-  batch = _empty_batch(*shapes, count)
+  image_shape, label_shape = (
+    chunks[0][key].shape[1:] for key in ("image", "label")
+  )
+  batch = _empty_batch(image_shape, label_shape, count)
   for key, array in batch.items():
     np.concatenate([chunk[key] for chunk in chunks], out=array)
   return batch

@@ -131,7 +131,7 @@ def _scale_by_module(scales: dict[str, float]) -> optax.GradientTransformation:
   def scale(updates: Any, params: Any) -> Any:
     del params
     return {
-      name: jax.tree.map(lambda x: x * scales[name], tree)
+      name: jax.tree.map(lambda x, name=name: x * scales[name], tree)
       for name, tree in updates.items()
     }
 
@@ -164,7 +164,7 @@ def thawing(
     trained, frozen = freezing.split(params)
     return Groups(optimizer.init(trained), optimizer.init(frozen))
 
-  def update(updates: Any, state: Groups, params: Any = None):
+  def update(updates: Any, state: Any, params: Any = None):
     trained, frozen = freezing.split(updates)
     one, other = (None, None) if params is None else freezing.split(params)
     changes: Any

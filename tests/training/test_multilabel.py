@@ -266,4 +266,4 @@ def test_a_threshold_out_of_range_is_refused(whole, call_main, tmp_path):
   code, _, err = call_main(
     command.main, "predict", "--workdir", whole, "--threshold", "2", tmp_path
   )
-  assert (code, err) == (2, "--threshold is 2.0: use 0 to 1\n")
+  assert (code, err) == (2, "error: --threshold is 2.0: use 0 to 1\n")
