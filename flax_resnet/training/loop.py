@@ -203,7 +203,7 @@ def _evaluate_and_log(
   if run.due(step, run.recipe.eval_every):
     with timer.paused(state):
       batches = until_stopped(signals.should_stop, run.eval_batches())
-      row = _evaluate(run, state, batches)
+      row = evaluate(run, state, batches)
       row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
@@ -216,7 +216,7 @@ def _evaluate_and_log(
   return state, row
 
 
-def _evaluate(
+def evaluate(
   run: Run, state: TrainState, batches: Iterator[Any]
 ) -> dict[str, float]:
   """Returns the means; those of the raw network beside those of an average."""

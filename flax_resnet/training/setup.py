@@ -44,6 +44,11 @@ MAY_DIFFER = (
   *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
   *("data.num_workers", "data.allow_changed", "patience"),
 )
+# Arguments of the functions of sections that are not keys of a config.
+_GIVEN = (
+  *("num_steps", "rate", "block_names", "freezing", "multi_label"),
+  "steps_per_epoch",
+)
 Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
 Section = Mapping[str, Any]
 
@@ -501,7 +506,7 @@ def _optimizer(
     recipe.optim,
     make_schedule,
     make_optimizer,
-    given=("num_steps", "rate", "block_names", "freezing"),
+    given=_GIVEN,
   )
   with reported_as("config.optim"):
     rate = make_schedule(num_steps, **of_schedule)
@@ -590,7 +595,8 @@ def default_values(recipe: Mapping[str, Any]) -> dict[str, Any]:
       for section, group in functions.items()
       for function in group
       for name, parameter in inspect.signature(function).parameters.items()
-      if isinstance(parameter.default, (int, float, str, tuple, type(None)))
+      if name not in _GIVEN
+      and isinstance(parameter.default, (int, float, str, tuple, type(None)))
     },
   }
 

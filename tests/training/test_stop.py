@@ -118,9 +118,10 @@ def test_patience_ends_with_evaluations_that_are_no_better(
 
 @pytest.fixture
 def impatient(config):
-  """A run of 40 steps that learns nothing after its first ones."""
+  """A run of 40 steps that learns nothing."""
   config = recipes.changed(
-    config, {"num_steps": 40, "optim.learning_rate": 1e-12}
+    config,
+    {"num_steps": 40, "optim.learning_rate": 1e-12, "model.norm": "none"},
   )
   with config.unlocked():
     config.patience = 2
