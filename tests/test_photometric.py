@@ -110,6 +110,7 @@ def test_the_order_is_random_and_every_operation_is_done():
 )
 def test_each_operation_is_that_of_torchvision(name, amounts, images):
   torch = pytest.importorskip("torch")
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
   functional = pytest.importorskip("torchvision.transforms.functional")
   ours, theirs = (getattr(m, name) for m in (photometric, functional))
   if name == "gaussian_blur":

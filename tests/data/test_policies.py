@@ -213,6 +213,7 @@ def test_augmix_mixes_the_image_with_its_chains(monkeypatch):
 @pytest.mark.deep
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_operations_of_augmix_are_those_of_torchvision(channels):
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
   autoaugment = pytest.importorskip("torchvision.transforms.autoaugment")
   image = cases.picture(channels)
   policy = autoaugment.AugMix()
@@ -224,6 +225,8 @@ def test_operations_of_augmix_are_those_of_torchvision(channels):
     assert choice.signed == signed
     for level in range(10):
       amount = float(amounts.expand(10)[level])
+      if name == "Posterize" and not amount:
+        continue  # Newer Pillows refuse it, and torchvision with them.
       theirs = autoaugment._apply_op(
         image, name, amount, policy.interpolation, None
       )

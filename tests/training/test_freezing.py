@@ -68,11 +68,16 @@ REST = {"stage2_block1", "head"}
 @pytest.mark.parametrize(
   ("values", "params", "batch_stats"),
   [
-    ({"freeze_stages": 0}, ALL - {"stem"}, STATS - {"stem"}),
     ({"freeze_stages": 1}, REST, {"stage2_block1"}),
-    ({"freeze_stages": 2}, {"head"}, set()),
     ({"freeze_stages": 1, "freeze_batch_stats": False}, REST, STATS),
-    ({"freeze_trunk": True, "freeze_batch_stats": False}, {"head"}, STATS),
+    *(
+      pytest.param(*case, marks=pytest.mark.deep)
+      for case in (
+        ({"freeze_stages": 0}, ALL - {"stem"}, STATS - {"stem"}),
+        ({"freeze_stages": 2}, {"head"}, set()),
+        ({"freeze_trunk": True, "freeze_batch_stats": False}, {"head"}, STATS),
+      )
+    ),
   ],
 )
 def test_a_frozen_part_keeps_its_bits_while_the_rest_moves(
@@ -122,17 +127,21 @@ def operations(lowered):
 
 def test_nothing_is_computed_backwards_through_frozen_stages(config):
   """With their statistics moving, too."""
-  for batch_stats in (True, False):
-    counts = []
-    for stages in (None, 0, 1, 2):
-      values = {"freeze_batch_stats": batch_stats or stages is None}
-      run, state = started(config, {"freeze_stages": stages, **values})
-      batch, _ = next(run.train_inputs(0))
-      counts.append(operations(run.train_step.lower(state, batch)))
+
+  def count(**values):
+    run, state = started(config, values)
+    batch, _ = next(run.train_inputs(0))
+    step = operations(run.train_step.lower(state, batch))
     variables, sums = state.eval_variables, run.zero_sums()
-    forward = operations(run.eval_step.lower(variables, sums, batch))
-    assert counts[0] > counts[1] > counts[2] > counts[3]
-    assert counts[3] == forward + 1  # The gradient of the head's kernel.
+    return step, operations(run.eval_step.lower(variables, sums, batch))
+
+  (full, forward), *frozen = (
+    count(freeze_stages=stages) for stages in (None, 1, 2)
+  )
+  (one, _), (two, _) = frozen
+  assert full > one > two
+  assert two == forward + 1  # The gradient of the head's kernel.
+  assert count(freeze_stages=2, freeze_batch_stats=False) == (two, forward)
 
 
 def test_the_optimizer_remembers_nothing_of_what_is_never_trained(config):
@@ -142,7 +151,13 @@ def test_the_optimizer_remembers_nothing_of_what_is_never_trained(config):
   assert sizes == sorted(x.size for x in jax.tree.leaves(trained))
 
 
-@pytest.mark.parametrize("part", [{"freeze_trunk": True}, {"freeze_stages": 1}])
+@pytest.mark.parametrize(
+  "part",
+  [
+    {"freeze_trunk": True},
+    pytest.param({"freeze_stages": 1}, marks=pytest.mark.deep),
+  ],
+)
 def test_what_is_frozen_thaws_at_its_epoch(config, part):
   """287 examples in batches of 64: epoch 0.7 begins after 3 steps."""
   run, state = started(config, {"freeze_until": 0.7, "num_steps": 6, **part})
@@ -156,7 +171,9 @@ def test_what_is_frozen_thaws_at_its_epoch(config, part):
   assert moved(before.batch_stats, jax.device_get(thawed.batch_stats)) == STATS
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+  "name", ["sgd", pytest.param("adamw", marks=pytest.mark.deep)]
+)
 def test_a_run_killed_around_the_thaw_ends_with_the_same_bits(
   config, tmp_path, mesh, monkeypatch, name
 ):
@@ -185,6 +202,7 @@ def test_a_run_killed_around_the_thaw_ends_with_the_same_bits(
   assert runs.rows_of(tmp_path / "whole") == runs.rows_of(tmp_path / "parts")
 
 
+@pytest.mark.deep
 def test_several_steps_by_one_call_go_across_the_thaw(config):
   values = {
     "freeze_stages": 1,

@@ -128,6 +128,7 @@ def test_a_focal_loss_of_a_sure_answer_has_a_slope(name):
 @pytest.mark.deep
 def test_weighted_and_focal_losses_are_those_of_pytorch():
   torch = pytest.importorskip("torch")
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
   focal = pytest.importorskip("torchvision.ops").sigmoid_focal_loss
   logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
   weight = torch.tensor(WEIGHTS)

@@ -117,6 +117,7 @@ def test_an_average_warms_up_as_in_timm():
 @pytest.mark.deep
 def test_the_decay_of_every_update_is_that_of_timm():
   torch = pytest.importorskip("torch")
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
   utils = pytest.importorskip("timm.utils")
   ema = utils.ModelEmaV3(torch.nn.Linear(1, 1), decay=0.99, use_warmup=True)
   steps = [1, 2, 3, 10, 100, 1000, 2000]
