@@ -103,3 +103,16 @@ def test_a_class_without_records_has_no_balanced_weight(config):
     InputError, match=r"config.loss: class_weights is balanced"
   ):
     runs.make_run(config, {**values, "batch_size": 1})
+
+
+def test_weights_that_are_all_doubled_change_nothing(config):
+  """The loss of a step is divided by the mean weight of its targets."""
+  numbers = np.array([1.0, 2.0, 0.5])
+  one, other = (
+    runs.after_steps(
+      runs.make_run(config, {"loss.class_weights": tuple(factor * numbers)}), 2
+    )
+    for factor in (1, 4)
+  )
+  assert np.ptp(one.params["head"]["bias"]) > 1e-3
+  runs.assert_same_bits(one, other)
