@@ -214,7 +214,7 @@ def standardize(
 def random_flip(key: PRNGKeyArray, images: Images, axis: int = 2) -> Images:
   """Mirrors each image along an axis, or not; left to right by default."""
   flip = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
-  return jnp.where(flip, jnp.flip(images, axis), images)
+  return jnp.where(flip, jax.lax.rev(images, (axis,)), images)
 
 
 def random_crop(key: PRNGKeyArray, images: Images, padding: int) -> Images:
