@@ -69,7 +69,7 @@ def main() -> None:
       )
       kind = f"fold{fold}" if flags.folds else f"seed{seed}"
       start = time.monotonic()
-      summary = train(config, flags.workdir / "_".join([kind, *changes]))
+      summary, _ = train(config, flags.workdir / "_".join([kind, *changes]))
       results.append((summary["val/top1"], time.monotonic() - start))
   scores = [100 * score for score, _ in results]
   if not flags.folds:

@@ -105,7 +105,7 @@ def run(
   # Two studies that have a run in common share it.
   changed = sorted(o for o in overrides if not o.startswith("data.data_dir="))
   name = "_".join([variant.recipe, *changed, f"seed={seed}"])
-  return train(config, folder / name.replace("/", "-"))
+  return train(config, folder / name.replace("/", "-")).summary
 
 
 def row(name: str, variant: Variant, summaries: Sequence[dict]) -> str:

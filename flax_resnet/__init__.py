@@ -13,6 +13,8 @@ with epy.lazy_api_imports(globals()):
   from flax_resnet.models import PreActBasicBlock as PreActBasicBlock
   from flax_resnet.models import PreActBottleneckBlock as PreActBottleneckBlock
   from flax_resnet.models import ResNet as ResNet
+  from flax_resnet.training import load_recipe as load_recipe
+  from flax_resnet.training import train as train
   from flax_resnet.weights import from_pretrained as from_pretrained
   from flax_resnet.weights import from_torch as from_torch
   from flax_resnet.weights import save_pretrained as save_pretrained

@@ -12,6 +12,7 @@ from flax_resnet.cli import (
   models,
   predict,
   prepare,
+  train,
 )
 from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
 
@@ -24,6 +25,7 @@ VERBS = {
   "models": models,
   "predict": predict,
   "prepare": prepare,
+  "train": train,
 }
 
 
@@ -42,9 +44,10 @@ def main() -> None:
     module.add_arguments(verb)
   with exit_codes():
     args = parser.parse_with_overrides()
-    if args.overrides and args.verb not in ("check", "evaluate"):
+    if args.overrides and args.verb not in ("check", "evaluate", "train"):
       parser.error(f"--config.{args.overrides[0]} is not a flag of {args.verb}")
-    enable_compilation_cache()
+    if args.verb != "train":  # Which joins other hosts first.
+      enable_compilation_cache()
     VERBS[args.verb].run(args)
 
 

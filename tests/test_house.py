@@ -14,6 +14,7 @@ PACKAGE = ROOT / "flax_resnet"
 FLOORS = (
   {"errors"},
   {"schema", "storage", "fonts"},
+  {"recipes"},
   {"models", "sharding", "hosts", "plots", "onnx_graph", "photometric"},
   {"weights", "data", "augment"},
   {"training", "predictor"},

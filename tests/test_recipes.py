@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from flax_resnet import sharding
+from flax_resnet.errors import InputError
+from flax_resnet.recipes import find_recipe, list_recipes
 from flax_resnet.training import load_recipe, train
 from flax_resnet.training.log import read_rows
 from flax_resnet.training.schedules import make_schedule
@@ -15,6 +17,19 @@ from tests.recipes import changed, on_synthetic_images, RECIPES, ROOT
 
 # The others derive from these, and add no key that these do not try.
 TRAINED = ("cifar10_fast", "imagenet_progressive", "imagenet_rsb_a2")
+
+
+def test_a_recipe_has_a_name_or_a_path(tmp_path, monkeypatch):
+  """What is there as a path is taken as one."""
+  monkeypatch.chdir(tmp_path)
+  assert [path.stem for path in RECIPES] == list_recipes()
+  assert find_recipe("digits").samefile(ROOT / "configs" / "digits.py")
+  assert load_recipe("digits") == load_recipe(ROOT / "configs" / "digits.py")
+  (tmp_path / "digits").mkdir()
+  with pytest.raises(InputError, match="digits is a folder without config"):
+    find_recipe("digits")
+  (tmp_path / "digits" / "config.json").write_text('{"seed": 5}')
+  assert load_recipe("digits", ["seed=6"]).to_dict() == {"seed": 6}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -97,7 +112,7 @@ def test_recipes_train(name, tmp_path, mesh):
   }
   if "early_image_sizes" in config.data:
     values["data.early_image_sizes"] = ((0.5, 24),)
-  summary = train(changed(config, values), tmp_path, mesh)
+  summary, _ = train(changed(config, values), tmp_path, mesh)
   assert summary["finished"]
   first, second = read_rows(tmp_path / "metrics.jsonl")
   assert 0 < first["train/loss"] < 100

@@ -10,17 +10,16 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from flax_resnet import schema
+from flax_resnet import recipes
 from flax_resnet.augment import make_augment
 from flax_resnet.data.dataset import SECTION
 from flax_resnet.errors import InputError
+from flax_resnet.recipes import load_recipe, override
 from flax_resnet.schema import (
   arguments,
   build,
   check_fields,
   Count,
-  load_recipe,
-  override,
   Positive,
   Range,
   Rate,
@@ -255,4 +254,4 @@ def test_keys_of_text_that_may_be_left_out_are_known():
     for key, parameter in inspect.signature(function).parameters.items()
     if parameter.annotation == str | None
   }
-  assert found == set(schema._TEXT)
+  assert found == set(recipes._TEXT)

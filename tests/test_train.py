@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import jax
 import pytest
 
 import flax_resnet as fr
-from flax_resnet import storage
+from flax_resnet import __main__, storage
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import train
 from flax_resnet.weights import files
@@ -48,8 +49,19 @@ WRONG = {
     "config.init_form is unknown: did you mean 'init_from'?",
   ),
   "unknown flag": (["--confg=x"], "--confg=x is not a flag"),
+  "a flag of timm": (["--epochs", "3"], "--epochs is here --config.num_epochs"),
+  "a flag of others": (
+    ["--batch_size=3"],
+    "--batch_size is here --config.batch_size=N, of all devices together",
+  ),
+  "seeds that are none": (["--seeds=0,x"], "--seeds is '0,x': give numbers"),
+  "a seed twice": (["--seeds=1,1"], "--seeds is '1,1': give each seed once"),
+  "no such recipe": (
+    ["--config=digit"],
+    "there is no recipe 'digit': did you mean 'digits'?",
+  ),
   "no such config": (["--config=nope.py"], "nope.py is not there"),
-  "a folder as config": (["--config=configs"], "configs is not there"),
+  "a folder as config": (["--config=configs"], "configs is a folder without"),
   "a broken number": (
     ["--config.optim.learning_rate=nan"],
     "config.optim.learning_rate is 'nan': use float, more than 0",
@@ -168,7 +180,38 @@ def test_help_says_what_the_flags_do(run):
   code, out, _ = run("--help")
   assert code == 0
   assert "--config" in out
-  assert "runs/<name of the config>" in " ".join(out.split())
+  assert "runs/<name of the recipe>" in " ".join(out.split())
+
+
+def test_a_run_of_each_seed_by_the_verb(recipe, tmp_path, call_main):
+  """The second call finds the first seed finished, and trains the others."""
+  flags = ("train", f"--config={recipe}", f"--workdir={tmp_path / 'run'}")
+  code, out, err = call_main(__main__.main, *flags, "--seeds=3")
+  assert (code, err) == (0, "")
+  code, out, err = call_main(__main__.main, *flags, "--seeds=3,0,1")
+  assert (code, err) == (0, "")
+  assert "continues after step 4" in out
+  top1 = [
+    storage.read_json(tmp_path / "run" / f"seed{seed}" / "summary.json")
+    for seed in (3, 0, 1)
+  ]
+  top1 = [100 * summary["val/top1"] for summary in top1]
+  spread = statistics.stdev(top1)
+  wanted = f"top1 {statistics.mean(top1):.2f}% +- {spread:.2f}% of 3 runs: "
+  assert out.splitlines()[-1].startswith(wanted)
+  assert storage.read_config(tmp_path / "run" / "seed3")["seed"] == 3
+
+
+def test_the_config_of_a_run_is_a_recipe(recipe, tmp_path, run, monkeypatch):
+  """Without a workdir it continues; with another one it is a new run."""
+  monkeypatch.chdir(tmp_path)
+  workdir = tmp_path / "run"
+  assert run(f"--config={recipe}", f"--workdir={workdir}")[0] == 0
+  code, out, _ = run("--config=run")
+  assert (code, "continues after step 4" in out) == (0, True)
+  code, out, _ = run("--config=run/config.json", "--workdir=again")
+  assert (code, "continues" in out) == (0, False)
+  assert runs.rows_of(tmp_path / "again") == runs.rows_of(workdir)
 
 
 @pytest.mark.parametrize(

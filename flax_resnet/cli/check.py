@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epy
 
-from flax_resnet import schema, storage
+from flax_resnet import recipes, schema, storage
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -81,7 +81,7 @@ def _audit_folder(args: argparse.Namespace) -> list["audit.SplitAudit"]:
 
 
 def _audit_recipe(args: argparse.Namespace) -> list["audit.SplitAudit"]:
-  config = schema.load_recipe(args.config, args.overrides).to_dict()
+  config = recipes.load_recipe(args.config, args.overrides).to_dict()
   recipe = schema.build("config", setup.Recipe, config)
   section = {**recipe.data, "in_memory": False}  # Each is read once.
   # Only synthetic images follow the network.

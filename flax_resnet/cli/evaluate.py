@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epy
 
-from flax_resnet import schema, storage
+from flax_resnet import recipes, schema, storage
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -112,20 +112,20 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
   flags.check_network_arguments(args)
   if args.workdir is not None:
     config = storage.read_config(args.workdir)
-    return schema.override(config, args.overrides).to_dict()
+    return recipes.override(config, args.overrides).to_dict()
   if args.config is None:
     raise InputError("--weights needs --config for the data")
   with reported_as("--weights"):
     flags.check_model_is_given(args.weights, args.model)
     source = pretrained.find(args.weights)
-  config, overrides = schema.load_recipe(args.config).to_dict(), args.overrides
+  config, overrides = recipes.load_recipe(args.config).to_dict(), args.overrides
   if args.model is None:  # The network is theirs, not the recipe's.
     config["model"] = {"name": source.model, **source.fields}
   else:
     overrides = [*overrides, f"model.name={args.model}"]
   if source.preprocessing and not source.of_run:
     overrides = [*_overrides(source.preprocessing), *overrides]
-  return schema.override(config, overrides).to_dict()
+  return recipes.override(config, overrides).to_dict()
 
 
 def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:

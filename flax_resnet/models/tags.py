@@ -1,21 +1,26 @@
 """Published weights of the networks, by tag: "resnet50.a1_in1k".
 
-`tags.csv` holds all of timm's, in timm's order, and the names of its networks
-that have none. `python -m tests.weights.timm_tags` writes it, from timm 1.0.31
-and from its table of results on the validation images of ImageNet,
-results/results-imagenet.csv (commit aa4b585, August 2026): `top1` is what it
-says for the size and crop that the weights are tested with.
+Those in `packaged/` come with this package, a folder each as
+`weights.save_pretrained` writes it. `tags.csv` holds all of timm's, in timm's
+order, and the names of its networks that have none. `python -m
+tests.weights.timm_tags` writes it, from timm 1.0.31 and from its table of
+results on the validation images of ImageNet, results/results-imagenet.csv
+(commit aa4b585, August 2026): `top1` is what it says for the size and crop that
+the weights are tested with.
 """
 
+from collections.abc import Iterator, Mapping
 import csv
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any, cast, Literal
 
 from flax_resnet.errors import suggestion, WeightsError
 
 TABLE = pathlib.Path(__file__).with_suffix(".csv")
+PACKAGED = pathlib.Path(__file__).with_name("packaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +30,9 @@ class Tag:
   Attributes:
     model: name of the network.
     tag: name of the weights; "" for a network that has none.
-    default: whether timm takes these where no tag is given.
-    repository: repository of the Hugging Face hub.
+    default: whether these are taken where no tag is given.
+    repository: repository of the Hugging Face hub; "" for those in this
+      package.
     num_classes: number of classes; 0 for weights without a head.
     image_size: height and width that they were trained on, in pixels.
     crop_fraction: side of the center crop over the short side, at that size.
@@ -36,8 +42,11 @@ class Tag:
     mean: mean by channel, of images scaled to [0, 1].
     std: standard deviation by channel.
     license: licence, as SPDX writes it, in lower case; "" if unknown.
-    top1: published accuracy on ImageNet in percent; None if there is none.
-    source: paper or code that the weights are from.
+    top1: published accuracy on ImageNet in percent, of those in this package
+      on the test set of their recipe; None if there is none.
+    source: paper, code or recipe that the weights are from.
+    folder: folder of those in this package; None for others.
+    fields: fields of the network that differ from those of `model`.
   """
 
   model: str
@@ -55,6 +64,8 @@ class Tag:
   license: str
   top1: float | None
   source: str
+  folder: pathlib.Path | None = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -70,8 +81,42 @@ def timm_models() -> frozenset[str]:
 
 @functools.cache
 def published() -> dict[str, Tag]:
-  """Returns all published weights by name."""
-  tags = (
+  """Returns all weights by name: those in this package, then timm's."""
+  tags = [_packaged(path.parent) for path in PACKAGED.glob("*/config.json")]
+  return {tag.name: tag for tag in (*tags, *_timm_tags())}
+
+
+def _packaged(folder: pathlib.Path) -> Tag:
+  config = json.loads((folder / "config.json").read_text())
+  expected, ours = config["pretrained_cfg"], config["flax_resnet"]
+  model, _, tag = folder.name.partition(".")
+  size, crop = expected["input_size"][-1], expected["crop_pct"]
+  return Tag(
+    model=model,
+    tag=tag,
+    default=True,
+    repository="",
+    num_classes=config["num_classes"],
+    image_size=size,
+    crop_fraction=crop,
+    test_image_size=size,
+    test_crop_fraction=crop,
+    interpolation=expected["interpolation"],
+    mean=tuple(expected["mean"]),
+    std=tuple(expected["std"]),
+    license="apache-2.0",
+    top1=round(100 * ours["results"]["val/top1"], 3),
+    source="the recipe in its README.md",
+    folder=folder,
+    fields={
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in ours.get("fields", {}).items()
+    },
+  )
+
+
+def _timm_tags() -> Iterator[Tag]:
+  return (
     Tag(
       model=row["model"],
       tag=row["tag"],
@@ -92,15 +137,14 @@ def published() -> dict[str, Tag]:
     for row in _rows()
     if row["tag"]
   )
-  return {tag.name: tag for tag in tags}
 
 
 def find(name: str) -> Tag:
   """Returns published weights.
 
   Args:
-    name: network and tag, "resnet50.a1_in1k"; or a network alone, for the
-      weights that timm takes then.
+    name: network and tag, "resnet50.a1_in1k"; or a network alone, for its
+      default weights: timm's, or those in this package.
 
   Raises:
     WeightsError: if there are none of this name.

@@ -364,7 +364,8 @@ def create_model(name: str, **fields: Any) -> ResNet:
       f'("{name}") for the network and its weights'
     )
   if name != model:
-    fields = {"num_classes": tags.find(name).num_classes, **fields}
+    tag = tags.find(name)
+    fields = {"num_classes": tag.num_classes, **tag.fields, **fields}
   known = schema.parameters_of(ResNet)
   for field in fields:
     if field not in known:

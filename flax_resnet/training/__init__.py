@@ -6,6 +6,6 @@ from etils import epy
 with epy.lazy_api_imports(globals()):
   from flax_resnet.errors import InputError as InputError
   from flax_resnet.errors import RunError as RunError
-  from flax_resnet.schema import load_recipe as load_recipe
+  from flax_resnet.recipes import load_recipe as load_recipe
   from flax_resnet.training.loop import train as train
   from flax_resnet.training.stop import Stopped as Stopped

@@ -1,8 +1,9 @@
 """The log of a run: metrics.jsonl, TensorBoard events and the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -16,6 +17,11 @@ from flax_resnet.errors import InputError
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.setup import Run
 from flax_resnet.training.state import TrainState
+
+try:
+  import resource
+except ImportError:  # Windows.
+  resource = None
 
 with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
   from tensorboardX import event_file_writer
@@ -37,14 +43,22 @@ class Log:
     step: step from which the run goes on.
     num_steps: last step of the run.
     writes: whether this host writes and prints; default True.
+    on_row: function that is called with each row that this host has written;
+      None (default) for none.
 
   Attributes:
     rows: rows of the run, those of earlier parts included.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, step: int, num_steps: int, writes: bool = True
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    num_steps: int,
+    writes: bool = True,
+    on_row: Callable[[Row], object] | None = None,
   ):
+    self._on_row = on_row
     self._path = workdir / "metrics.jsonl"
     self._writes = writes
     self.rows = [row for row in read_rows(self._path) if row["step"] <= step]
@@ -107,6 +121,8 @@ class Log:
     self.print(self._line(row))
     if "images_per_second" in row:
       self._bar.set_postfix_str(f"{row['images_per_second']:,.0f} images/s")
+    if self._on_row is not None:
+      self._on_row(dict(row))
 
   def _write_event(self, step: int, **contents: Any) -> None:
     event: Any = event_pb2  # Its messages exist at run time only.
@@ -195,6 +211,22 @@ def _parse_row(line: str) -> Row | None:
 
 def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and not _MAX <= abs(value) < math.inf
+
+
+def resident_memory() -> int:
+  """Returns the memory that this process takes of the machine, in bytes.
+
+  That is now on Linux, and at most so far elsewhere.
+  """
+  try:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+  except (OSError, ValueError):
+    pass
+  if resource is None:
+    return 0
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def has_evaluation(row: Mapping[str, Any]) -> bool:

@@ -10,12 +10,12 @@ After every step at which anything is due, in this order:
 4. The checkpoint, last.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -25,11 +25,12 @@ import numpy as np
 from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
+from flax_resnet.models.variables import Variables
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import beside, check_counted
 from flax_resnet.training.init_from import start_from_weights
-from flax_resnet.training.log import describe, Log, Row
+from flax_resnet.training.log import describe, Log, resident_memory, Row
 from flax_resnet.training.setup import (
   check_length,
   default_values,
@@ -52,20 +53,38 @@ from flax_resnet.training.workdir import (
 )
 
 
+class Trained(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    summary: contents of `summary.json`.
+    variables: {"params": ..., "batch_stats": ...} as they were evaluated last:
+      the moving average where the run has one.
+  """
+
+  summary: dict[str, Any]
+  variables: Variables
+
+
 def train(
   config: ConfigDict | Mapping[str, Any],
   workdir: str | pathlib.Path,
   mesh: Mesh | None = None,
-) -> dict[str, Any]:
+  on_row: Callable[[Row], object] | None = None,
+) -> Trained:
   """Trains to the end of the recipe, from where the run in the workdir is.
 
   Args:
-    config: a recipe, see `configs/`.
+    config: a recipe, see `load_recipe`.
     workdir: folder of the run; a run that it holds is continued.
     mesh: the devices; None for all there are.
+    on_row: function that is called on the first host with every row of
+      metrics.jsonl once it is written, {"step": ..., "train/loss": ...}; None
+      (default) for none. A run that continues comes to the rows after its last
+      checkpoint again.
 
   Returns:
-    The contents of `summary.json`.
+    The summary and the trained variables.
 
   Raises:
     InputError: if config and workdir cannot be used; nothing is written.
@@ -113,14 +132,16 @@ def train(
       storage.write_json(workdir / "config.json", config)
       if state.step < run.num_steps:  # It may have been shorter, and finished.
         (workdir / "summary.json").unlink(missing_ok=True)
-    log = Log(workdir, int(state.step), run.num_steps, writes)
+    log = Log(workdir, int(state.step), run.num_steps, writes, on_row)
     stack.callback(log.close)
     lines = [*origin, *damaged.splitlines(), *changed]
     log.print(describe(run, state, lines))
 
+    steps = run.recipe.profile if writes else ()
+    trace = stack.enter_context(Trace(workdir / "tensorboard", steps))
     stop_signals = StopSignals(jax.process_count())
     with stop_signals as signals, hosts.failures_shared():
-      state = _take_steps(run, state, checkpoints, log, signals)
+      state = _take_steps(run, state, checkpoints, log, signals, trace)
       checkpoints.wait()
     if log.rows and writes:
       path = workdir / "curves.png"
@@ -135,7 +156,7 @@ def train(
     if writes:
       storage.write_json(workdir / "summary.json", summary)
     _print_summary(run, log, summary, workdir)
-    return summary
+    return Trained(summary, state.eval_variables)
 
 
 def _take_steps(
@@ -144,6 +165,7 @@ def _take_steps(
   checkpoints: Checkpoints,
   log: Log,
   signals: StopSignals,
+  trace: "Trace",
 ) -> TrainState:
   """Takes the steps that are left; logs, evaluates and saves on the way."""
   recipe, step = run.recipe, int(state.step)
@@ -159,6 +181,7 @@ def _take_steps(
   batch, count = next(inputs)
 
   while step < run.num_steps and not (signals.stopping or early):
+    trace.before(step, state)
     state = train_step(state, batch)
     step += count
     log.advance(count)
@@ -238,6 +261,7 @@ def _training_metrics(
     **{f"train/{key}": means[key] for key in keys},
     "learning_rate": float(np.asarray(run.learning_rate(step - 1 - skipped))),
     "images_per_second": timer.steps_per_second(step) * run.recipe.batch_size,
+    "memory": resident_memory(),
     **({"train/skipped_steps": skipped} if run.recipe.skip_nonfinite else {}),
     **_skipped_images("train", run.dataset.train),
   }
@@ -278,6 +302,41 @@ def _print_summary(
     f"{summary[f'best/{key}']:.2%} after step {summary['best/step']}); "
     f"curves in {workdir / 'curves.png'}"
   )
+
+
+class Trace:
+  """A trace of some steps, in a `with` block.
+
+  It lies in plugins/profile of the folder, where TensorBoard's profiler finds
+  it; perfetto_trace.json.gz is for https://ui.perfetto.dev.
+
+  Args:
+    folder: path of TensorBoard's files.
+    steps: numbers of completed updates at which it begins and ends, or ().
+  """
+
+  def __init__(self, folder: pathlib.Path, steps: Sequence[int]):
+    self._folder = folder
+    self._steps = range(*steps) if steps else range(0)
+    self._begun = False
+
+  def __enter__(self) -> "Trace":
+    return self
+
+  def before(self, step: int, state: Any) -> None:
+    """Begins or ends it, before the step after `step` completed ones."""
+    if self._begun and step >= self._steps.stop:
+      jax.block_until_ready(state)
+      self.__exit__()
+    elif not self._begun and step in self._steps:
+      jax.block_until_ready(state)
+      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+      self._begun = True
+
+  def __exit__(self, *_) -> None:
+    if self._begun:
+      jax.profiler.stop_trace()
+    self._begun = False
 
 
 class StepTimer:

@@ -1,6 +1,6 @@
 """The keys of a config, all but those within its sections."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Annotated, Any
 
@@ -55,6 +55,8 @@ class Recipe:
       (default) for never.
     freeze_batch_stats: whether what is frozen works as in evaluation; if not,
       it works as in training, and its running statistics move. Default True.
+    profile: two numbers of steps, from the first of which to the second a trace
+      is recorded, for TensorBoard's profiler and Perfetto; default () for none.
     model: keywords of `models.create_model`.
     data: keywords of the functions that `data.load` calls.
     augment: keywords of `augment.make_augment`.
@@ -87,6 +89,7 @@ class Recipe:
   freeze_stages: Annotated[int, Range(minimum=0)] | None = None
   freeze_until: Positive | None = None
   freeze_batch_stats: bool = True
+  profile: Sequence[Annotated[int, Range(minimum=0)]] = ()
   model: Section
   data: Section
   augment: Section
@@ -103,6 +106,12 @@ class Recipe:
       raise ValueError(
         f"freeze_trunk is True, which freezes all stages, and freeze_stages "
         f"{self.freeze_stages}: use one of them"
+      )
+    steps = list(self.profile)
+    if len(steps) not in (0, 2) or steps != sorted(set(steps)):
+      raise ValueError(
+        f"profile is {self.profile}: give two numbers of steps, from and to, "
+        "such as (100, 110)"
       )
     if self.ema_warmup and not self.ema_decay:
       raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import math
 import os
 import signal
+import threading
 from typing import TypeVar
 
 from etils import epy
@@ -32,6 +33,9 @@ class Stopped(Exception):  # noqa: N818 - as StopIteration, no error
 class StopSignals:
   """SIGINT and SIGTERM within a `with` block; a second one ends at once.
 
+  Signals come to the main thread of a process alone: in another one, as some
+  tools run many trainings, this hears none.
+
   Of several hosts, a signal to one stops all, after the same step: there JAX
   catches SIGTERM, and agrees with the others on the step.
 
@@ -53,6 +57,8 @@ class StopSignals:
     signums = [signal.SIGINT]
     if self._hosts == 1:
       signums.append(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+      signums = []
     self._before = {
       signum: signal.signal(signum, self._handle) for signum in signums
     }

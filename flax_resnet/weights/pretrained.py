@@ -63,9 +63,10 @@ def from_pretrained(
   """Returns a network and its weights; `load_pretrained` returns more of them.
 
   Args:
-    weights: a published tag, "resnet50.a1_in1k", or a name for timm's default
-      one; a weight file, see `files.read`; a Flax checkpoint; the workdir of a
-      run or one of its checkpoints; a repository of the Hugging Face hub,
+    weights: a tag, "resnet50.a1_in1k" of the hub or "cifar_resnet20.cifar10"
+      in this package, or a name for its default one; a weight file, see
+      `files.read`; a Flax checkpoint; the workdir of a run or one of its
+      checkpoints; a repository of the Hugging Face hub,
       "hf-hub:owner/repository", or a clone of one. What is there as a path is
       taken as one.
     model: one of `list_models()`; a tag and a workdir say it themselves, and a
@@ -98,7 +99,7 @@ def load_pretrained(
   """As `from_pretrained`, with preprocessing and class names."""
   source = find(weights)
   if source.tag and source.tag != str(weights):
-    files.say(f"{weights}: timm's default weights, {source.tag}")
+    files.say(f"{weights}: the default weights, {source.tag}")
   name = _name(weights, source, model)
   fields = {**source.fields, **fields}
   network = create_model(name, **fields)
@@ -188,7 +189,7 @@ def _is_name(text: str) -> bool:
 
 
 def _published(name: str) -> Source:
-  """Returns the weights of a tag, or timm's default ones of a network."""
+  """Returns the weights of a tag, or the default ones of a network."""
   model = name.partition(".")[0]
   if model not in list_models():
     raise WeightsError(
@@ -196,6 +197,8 @@ def _published(name: str) -> Source:
       f"{suggestion(model, list_models())}"
     )
   tag = tags.find(name)
+  if tag.folder:
+    return dataclasses.replace(hub.read_clone(tag.folder), tag=tag.name)
   source = hub.fetch(f"{hub.PREFIX}{tag.repository}")
   preprocessing = source.preprocessing or Preprocessing(
     image_size=tag.test_image_size,

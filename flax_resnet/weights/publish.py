@@ -79,6 +79,10 @@ def save_pretrained(
       f"{' with ' + ', '.join(fields) if fields else ''}; flax_resnet opens it"
     )
   tensors = to_torch(variables, model)
+  kept = ("val/top1", "val/count", "step")
+  measured = {k: v for k, v in (results or {}).items() if k in kept}
+  ours = {"fields": fields, "results": measured}
+  ours = {key: value for key, value in ours.items() if value}
   config = {
     "architecture": name,
     "num_classes": model.num_classes,
@@ -86,7 +90,7 @@ def save_pretrained(
     "global_pool": getattr(model, "global_pool", "avg"),
     **({"label_names": list(class_names)} if class_names else {}),
     **({"model_args": {"in_chans": channels}} if channels != 3 else {}),
-    **({"flax_resnet": {"fields": fields}} if fields else {}),
+    **({"flax_resnet": ours} if ours else {}),
     "pretrained_cfg": _pretrained_cfg(tensors, model, preprocessing, channels),
   }
   partial = folder.with_name(f"{folder.name}.partial")

@@ -11,7 +11,7 @@ from flax_resnet import plots, storage
 from flax_resnet.cli import evaluate, flags
 from flax_resnet.errors import reported_as
 from flax_resnet.insight import comparison
-from flax_resnet.schema import load_recipe
+from flax_resnet.recipes import load_recipe
 from flax_resnet.training import loop
 from flax_resnet.training.log import Log
 from flax_resnet.training.setup import default_values

@@ -11,7 +11,7 @@ from flax_resnet.models import tags
 
 def test_the_table_has_all_that_timm_publishes_of_residual_nets():
   """150 tags of resnet.py, 24 of resnetv2.py, 8 of resnest.py: 109 networks."""
-  published = tags.published()
+  published = {k: t for k, t in tags.published().items() if not t.folder}
   assert len(published) == 182
   assert len(tags.timm_models()) == 109
   for name, tag in published.items():
@@ -70,6 +70,19 @@ def test_the_lists_are_there_at_once():
     return time.perf_counter() - start
 
   assert min(seconds() for _ in range(5)) < 0.01
+
+
+def test_weights_in_the_package_are_listed_first():
+  """A folder each, with its recipe and accuracy."""
+  packaged = {k: t for k, t in tags.published().items() if t.folder}
+  assert packaged.keys() == {p.name for p in tags.PACKAGED.iterdir()}
+  assert fr.list_models(pretrained=True)[: len(packaged)] == list(packaged)
+  tag = packaged["cifar_resnet8.digits"]
+  assert (tag.num_classes, tag.image_size, tag.repository) == (10, 16, "")
+  assert tag.fields == {"stage_features": (32, 64, 128)}
+  assert tags.find("cifar_resnet8") == tag
+  model = fr.create_model("cifar_resnet8.digits")
+  assert model.stage_features == (32, 64, 128)
 
 
 @pytest.mark.parametrize("test", [False, True])

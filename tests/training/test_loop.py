@@ -1,8 +1,10 @@
 """Whole runs: their files, where they go on, and what ends them."""
 
+import gzip
 import json
 import re
 import shutil
+import threading
 import time
 
 import jax
@@ -66,7 +68,7 @@ def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
   assert [row["step"] for row in rows] == list(range(4, 61, 4))
   training = {
     *("step", "epoch", "seconds", "learning_rate", "images_per_second"),
-    *("train/loss", "train/top1"),
+    *("train/loss", "train/top1", "memory"),
   }
   evaluation = {
     *("val/loss", "val/top1", "val/top5", "val/count"),
@@ -75,6 +77,7 @@ def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
   for row in rows:
     due = row["step"] % 20 == 0
     assert row.keys() == (training | evaluation if due else training)
+    assert 1e8 < row["memory"] < 1e11
   assert rows[-1]["epoch"] == pytest.approx(60 * 64 / 359)
   assert rows[-1]["val/count"] == 90
   summary = json.loads((whole / "summary.json").read_text())
@@ -115,11 +118,45 @@ def test_several_steps_by_one_call_are_the_same_run(
   assert runs.rows_of(whole) == runs.rows_of(tmp_path)
 
 
+def test_a_run_from_python_says_its_rows_and_returns_its_variables(
+  config, tmp_path, mesh, monkeypatch
+):
+  """In a thread, as tools that try many values run it."""
+  config = recipes.changed(config, {"log_every": 1, "profile": (1, 3)})
+  runs.train_to(config, tmp_path, mesh, 2, monkeypatch)
+  rows, results = [], []
+  thread = threading.Thread(
+    target=lambda: results.append(
+      fr.train(config, tmp_path, mesh, on_row=rows.append)
+    )
+  )
+  thread.start()
+  thread.join()
+  ((summary, variables),) = results
+  written = read_rows(tmp_path / "metrics.jsonl")
+  assert rows == [row for row in written if row["step"] > 2]
+  assert summary == json.loads((tmp_path / "summary.json").read_text())
+  saved = fr.from_pretrained(tmp_path)[1]
+  jax.tree.map(np.testing.assert_array_equal, dict(variables), saved)
+
+
+def test_a_trace_of_some_steps(config, tmp_path, mesh):
+  train(recipes.changed(config, {"profile": (1, 3)}), tmp_path / "run", mesh)
+  (folder,) = (tmp_path / "run" / "tensorboard" / "plugins").glob("profile/*")
+  assert list(folder.glob("*.xplane.pb"))
+  with gzip.open(folder / "perfetto_trace.json.gz") as file:
+    assert json.load(file)["traceEvents"]
+  train(config, tmp_path / "other", mesh)
+  runs.assert_same_bits(
+    *(runs.saved_state(tmp_path / name) for name in ("run", "other"))
+  )
+
+
 def test_a_finished_run_is_left_as_it_is(whole, long_config, mesh, capsys):
   files = [whole / name for name in ("metrics.jsonl", "summary.json")]
   before = [path.read_bytes() for path in files]
   steps = {path.name for path in (whole / "checkpoints").iterdir()}
-  assert train(long_config, whole, mesh)["finished"]
+  assert train(long_config, whole, mesh).summary["finished"]
   assert [path.read_bytes() for path in files] == before
   assert {path.name for path in (whole / "checkpoints").iterdir()} == steps
   assert "continues after step 60" in capsys.readouterr().out
@@ -131,7 +168,9 @@ def test_a_finished_run_without_its_metrics_is_evaluated_again(
   before = read_rows(whole / "metrics.jsonl")[-1]
   workdir = shutil.copytree(whole, tmp_path / "run")
   (workdir / "metrics.jsonl").write_text("damaged")
-  assert train(long_config, workdir, mesh)["val/top1"] == before["val/top1"]
+  assert (
+    train(long_config, workdir, mesh).summary["val/top1"] == before["val/top1"]
+  )
   (row,) = read_rows(workdir / "metrics.jsonl")
   assert row["step"] == before["step"]
 
@@ -148,7 +187,7 @@ def test_a_run_is_lengthened_and_not_shortened(
     train(config, workdir, mesh)
   assert runs.files_of(workdir) == before
   config = recipes.changed(long_config, {"num_steps": 62, "log_every": 1})
-  assert train(config, workdir, mesh)["step"] == 62
+  assert train(config, workdir, mesh).summary["step"] == 62
   out = capsys.readouterr().out
   assert "continues with log_every (there 4, now 1)" in out
   match = re.search(

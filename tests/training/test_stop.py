@@ -64,7 +64,7 @@ def test_a_signal_stops_within_a_step_and_a_save(
       train(config, tmp_path, mesh)
   assert (tmp_path / "checkpoints" / str(step)).is_dir()
   assert not (tmp_path / "summary.json").exists()
-  assert train(config, tmp_path, mesh)["finished"]
+  assert train(config, tmp_path, mesh).summary["finished"]
   state, rows = undisturbed
   # What was not logged yet is saved with step 8, and logged without it.
   assert_same_bits(
@@ -78,7 +78,7 @@ def test_a_signal_after_the_last_evaluation_ends_nothing(
   config, tmp_path, mesh, monkeypatch
 ):
   sent = send_in(monkeypatch, Checkpoints, "wait", 1)
-  assert train(config, tmp_path, mesh)["finished"]
+  assert train(config, tmp_path, mesh).summary["finished"]
   assert sent
 
 
@@ -131,7 +131,7 @@ def impatient(config):
 def test_a_run_out_of_patience_ends_and_says_so(
   impatient, tmp_path, mesh, capsys
 ):
-  summary = train(impatient, tmp_path, mesh)
+  summary = train(impatient, tmp_path, mesh).summary
   steps = [row["step"] for row in rows_of(tmp_path) if "val/top1" in row]
   assert steps == [4, 8, 12]
   assert (summary["step"], summary["stopped_early"]) == (12, True)
@@ -141,11 +141,11 @@ def test_a_run_out_of_patience_ends_and_says_so(
   assert "no better result in 2 evaluations: ends after step 12 of 40" in out
   # Again it is finished; with more patience it goes on.
   before = saved_state(tmp_path)
-  assert train(impatient, tmp_path, mesh)["step"] == 12
+  assert train(impatient, tmp_path, mesh).summary["step"] == 12
   assert_same_bits(before, saved_state(tmp_path))
   with impatient.unlocked():
     impatient.patience = 4
-  assert train(impatient, tmp_path, mesh)["step"] == 20
+  assert train(impatient, tmp_path, mesh).summary["step"] == 20
 
 
 def test_a_run_that_was_killed_ends_at_the_same_step(
