@@ -71,9 +71,12 @@ def _draw_loss(axes: Any, rows: Rows) -> None:
 
 
 def _draw_top1(axes: Any, rows: Rows) -> None:
+  score, title = "val/top1", "top-1 accuracy (%)"
+  if any("val/map" in row for row in rows):  # Of several labels an image.
+    score, title = "val/map", "mean average precision (%)"
   _plot_by_step(axes, rows, "train/top1", 100, TRAIN, "training, augmented")
-  last = _plot_by_step(axes, rows, "val/top1", 100, EVAL, "evaluation")
-  axes.set(title="top-1 accuracy (%)")
+  last = _plot_by_step(axes, rows, score, 100, EVAL, "evaluation")
+  axes.set(title=title)
   legend = {"frameon": False, "fontsize": 8}
   if last is None:
     axes.legend(loc="lower right", **legend)
@@ -81,10 +84,7 @@ def _draw_top1(axes: Any, rows: Rows) -> None:
   # The first quarter of a run would flatten the rest of it.
   later = [row for row in rows if row["step"] > rows[-1]["step"] / 4]
   lowest = 100 * min(
-    row[key]
-    for row in later
-    for key in ("train/top1", "val/top1")
-    if key in row
+    row[key] for row in later for key in ("train/top1", score) if key in row
   )
   bottom, top = max(0.0, 100 - 1.6 * (100 - lowest)), 100.2
   axes.set_ylim(bottom, top)

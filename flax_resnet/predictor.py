@@ -42,6 +42,8 @@ class Predictor:
     class_names: names of the classes by label.
     max_pixels: largest number of pixels of an image; default
       `decoding.MAX_PIXELS`.
+    multi_label: whether an image may have several of the classes, so that each
+      has a probability of its own; default False: they sum to 1.
   """
 
   model: ResNet
@@ -49,6 +51,7 @@ class Predictor:
   preprocessing: Preprocessing
   class_names: Sequence[str]
   max_pixels: int = MAX_PIXELS
+  multi_label: bool = False
 
   @property
   def channels(self) -> int:
@@ -76,7 +79,13 @@ class Predictor:
         f"preprocessing gives {len(preprocessing.mean)}"
       )
     names = loaded.class_names or tuple(map(str, range(classes)))
-    return cls(loaded.model, loaded.variables, preprocessing, names)
+    return cls(
+      loaded.model,
+      loaded.variables,
+      preprocessing,
+      names,
+      multi_label=loaded.multi_label,
+    )
 
   def read(self, path: str | os.PathLike) -> UInt8[np.ndarray, "h w c"]:
     """Returns the pixels of a file that the network sees.
@@ -156,7 +165,8 @@ class Predictor:
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:
-    return jax.jit(lambda *args: jax.nn.softmax(self.logits(*args)))
+    of_classes = jax.nn.sigmoid if self.multi_label else jax.nn.softmax
+    return jax.jit(lambda *args: of_classes(self.logits(*args)))
 
 
 def find_images(names: Sequence[str]) -> list[pathlib.Path]:

@@ -15,7 +15,7 @@ FLOORS = (
   {"errors"},
   {"schema", "storage", "fonts"},
   {"recipes"},
-  {"models", "sharding", "hosts", "plots", "onnx_graph"},
+  {"models", "sharding", "hosts", "plots", "onnx_graph", "photometric"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},

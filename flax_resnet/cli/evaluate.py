@@ -7,6 +7,7 @@ Images are prepared as published weights say, or as the recipe does.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
@@ -18,8 +19,8 @@ from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
   from flax_resnet import sharding
-  from flax_resnet.data import dataset
-  from flax_resnet.training import evaluation, setup
+  from flax_resnet.data import dataset, sources
+  from flax_resnet.training import evaluation, multilabel, setup
   from flax_resnet.weights import files, preprocessing, pretrained
 
 
@@ -51,10 +52,17 @@ def run(args: argparse.Namespace) -> None:
       f"{loaded.channels}: choose the --config of another data set"
     )
   _, normalize = setup.set_up_augment(recipe, loaded.model, channels)
+  variables = sharding.replicate(loaded.variables, mesh)
+  batches = setup.eval_batches(recipe, split, mesh)
+  if sources.is_multi_label(split.source):
+    eval_step = multilabel.make_eval_step(loaded.model, normalize, mesh=mesh)
+    scores = multilabel.score_each(eval_step, {"": variables}, batches, mesh)
+    _print_several(args, config, split.source.class_names, scores[""])
+    return
   result = evaluation.evaluate(
     evaluation.make_eval_step(loaded.model, normalize, mesh=mesh),
-    sharding.replicate(loaded.variables, mesh),
-    setup.eval_batches(recipe, split, mesh),
+    variables,
+    batches,
     mesh,
   )
   evaluation.check_counted(result)
@@ -69,6 +77,32 @@ def run(args: argparse.Namespace) -> None:
     f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%}, "
     f"95% interval {low:.2%} to {high:.2%})  "
     f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "
+    f"on {result['val/count']:,} images"
+  )
+
+
+def _print_several(
+  args: argparse.Namespace,
+  config: Mapping[str, Any],
+  class_names: Sequence[str],
+  scores: Mapping[str, Any],
+) -> None:
+  """Prints mean average precision, loss and number of images.
+
+  --json has the average precision of each class besides, null of one that no
+  image has.
+  """
+  result = multilabel.means(scores)
+  evaluation.check_counted(result)
+  if args.json:
+    each = multilabel.average_precision(scores["logits"], scores["label"])
+    by_class = dict(zip(class_names, each.tolist(), strict=True))
+    print(storage.to_json({**result, "val/ap": by_class}))
+    return
+  print(
+    f"{config['model']['name']} of {args.workdir or flags.weights_of(args)} on "
+    f"{config['data']['name']} {config['data']['eval_split']}: "
+    f"map {result['val/map']:.2%}  loss {result['val/loss']:.4f}  "
     f"on {result['val/count']:,} images"
   )
 

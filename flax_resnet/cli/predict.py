@@ -6,6 +6,11 @@ or a repository of the hub. A run and the hub say what they expect of an image;
 for a weight file it is ImageNet's: the short side resized to 256 pixels, the
 central 224.
 
+With --threshold P the classes of an image are all of the probability P and
+more. The network of a run on images with several labels gives each class a
+probability of its own, and its threshold is 0.5 unless --top or --threshold is
+given.
+
 Images that cannot be read are passed over, and named at the end; the exit code
 is 2 then.
 """
@@ -27,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("images", nargs="+", metavar="IMAGE")
   flags.add_network_arguments(parser)
   parser.add_argument(
-    "--top", type=int, default=5, metavar="N", help="classes an image (5)"
+    "--top", type=int, metavar="N", help="classes an image (5)"
+  )
+  parser.add_argument(
+    "--threshold",
+    type=float,
+    metavar="P",
+    help="least probability of a class, 0 to 1",
   )
   parser.add_argument(
     "--batch-size", type=int, default=32, metavar="N", help="at a time (32)"
@@ -47,7 +58,10 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     InputError: at the end, if files could not be read.
   """
-  flags.check_is_positive("--top", args.top)
+  if args.top is not None:
+    flags.check_is_positive("--top", args.top)
+  if args.threshold is not None and not 0 <= args.threshold <= 1:
+    raise InputError(f"--threshold is {args.threshold}: use 0 to 1")
   flags.check_is_positive("--batch-size", args.batch_size)
   if args.max_pixels is not None:
     flags.check_is_positive("--max-pixels", args.max_pixels)
@@ -56,6 +70,9 @@ def run(args: argparse.Namespace) -> None:
   predictor = flags.load_predictor(args)
   if args.max_pixels is not None:
     predictor = dataclasses.replace(predictor, max_pixels=args.max_pixels)
+  top, threshold = args.top, args.threshold
+  if top is None and threshold is None:
+    top, threshold = (None, 0.5) if predictor.multi_label else (5, None)
   problems = []
   with reported_as("predict"):
     each = predictor.predict_each(paths, args.batch_size)
@@ -72,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
           "class": predictor.class_names[label],
           "probability": float(probabilities[label]),
         }
-        for label in probabilities.argsort()[::-1][: args.top]
+        for label in probabilities.argsort()[::-1][:top]
+        if threshold is None or probabilities[label] >= threshold
       ]
       if args.json:
         row = {"image": str(path), "classes": classes}

@@ -63,6 +63,8 @@ class Split:
     early: readers of the start of a run, in order: (share of the run until
       which, reader).
     repeats: times that a record is in a batch of training.
+    balanced: labels of the records, for classes that are trained on equally
+      often; None (default) for records that are.
     on_error: "stop" at a broken image, or "skip" it.
     skipped: counter of the broken images that were skipped.
   """
@@ -73,6 +75,7 @@ class Split:
   random: bool = False
   early: Sequence[tuple[float, RecordReader]] = ()
   repeats: int = 1
+  balanced: np.ndarray | None = None
   on_error: OnError = "stop"
   skipped: SkipCounter = dataclasses.field(default_factory=SkipCounter)
 
@@ -106,6 +109,7 @@ class Split:
         dataclasses.replace(whole, first_step=first),
         seed=seed,
         repeats=self.repeats,
+        labels=self.balanced,
         options=self.options,
       )
       count = None if end is None else end - first
@@ -124,7 +128,7 @@ class Split:
   def train_indices(self, *, seed: int, **shard: int) -> Iterator[np.ndarray]:
     """Yields the records' indices of each of `train_batches`, int32 [b]."""
     rows = HostShard(**shard)
-    order = Order(len(self), seed, rows.batch_size, self.repeats)
+    order = Order(len(self), seed, rows.batch_size, self.repeats, self.balanced)
     for start in itertools.count(step=rows.rows):
       yield order(rows.positions(start, rows.rows))
 
@@ -192,6 +196,18 @@ class Dataset:
     """Names of the classes, by label."""
     return self.train.source.class_names
 
+  @property
+  def multi_label(self) -> bool:
+    """Whether an image may have several labels."""
+    return sources.is_multi_label(self.train.source)
+
+  def class_counts(self) -> list[int]:
+    """Returns the number of records to train on of each class, by label."""
+    labels = sources.labels_of(self.train.source)
+    if labels.ndim == 2:
+      return labels.sum(0, dtype=int).tolist()
+    return np.bincount(labels, minlength=len(self.class_names)).tolist()
+
 
 def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
   """Opens the data set that a recipe describes.
@@ -217,6 +233,11 @@ def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
       raise ValueError(
         f"data set {for_source['name']!r} has {len(names)} classes and the "
         f"model {num_classes}: set config.model.num_classes to {len(names)}"
+      )
+    if sources.is_multi_label(train) != sources.is_multi_label(evaluation):
+      raise ValueError(
+        "the images of one split have one label each and those of the other "
+        "several: use data of one kind"
       )
     operations = make_policy(channels=train.channels, **for_policy)
     options = ReadOptions(**for_reading)
@@ -344,6 +365,7 @@ def make_train_split(
   random_resized_crop: bool = False,
   crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
   repeated_augmentation: Count = 1,
+  balanced_sampling: bool = False,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
@@ -364,6 +386,8 @@ def make_train_split(
       (0.08, 1).
     repeated_augmentation: times that an image is in a batch, see `order.Order`;
       default 1.
+    balanced_sampling: whether all classes are trained on equally often, however
+      many records they have, see `order.Order`; default False.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       train on the next one in its place.
     max_pixels: largest number of pixels of an image, see `open_source`.
@@ -391,6 +415,12 @@ def make_train_split(
     )
   low, high = crop_scale
 
+  if balanced_sampling and sources.is_multi_label(source):
+    raise ValueError(
+      "balanced_sampling is True and images have several labels, so that they "
+      "are of no one class: set it to False"
+    )
+  labels = sources.labels_of(source) if balanced_sampling else None
   random = bool(random_resized_crop or operations or early_image_sizes)
   if in_memory and random:
     source = sources.DecodedSource(source, max_pixels)
@@ -417,6 +447,7 @@ def make_train_split(
     random=random,
     early=[(until, reader(int(size))) for until, size in early_image_sizes],
     repeats=repeated_augmentation,
+    balanced=labels,
     on_error=on_error,
   )
   return split.in_memory() if in_memory and not random else split

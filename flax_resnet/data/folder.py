@@ -10,6 +10,8 @@ import stat
 from typing import SupportsIndex
 import warnings
 
+import numpy as np
+
 from flax_resnet.data.decoding import ENDINGS, FORMATS, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.data.sources import (
@@ -99,6 +101,11 @@ class FolderSource:
       # An animation may be behind it, of which one frame would be seen.
       raise ImageError("the file is a GIF under another name")
     return {"image": image, "label": label}
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n]."""
+    return np.asarray([label for _, label in self._files], np.int32)
 
   def name(self, index: SupportsIndex) -> str:
     """Returns the path of a record's file."""

@@ -28,17 +28,20 @@ def identity(source: Sized) -> Identity:
 
 
 def identity_of_labels(
-  class_names: Sequence[str], labels: Sequence[int] | np.ndarray, *parts: Any
+  class_names: Sequence[str], labels: Sequence[Any] | np.ndarray, *parts: Any
 ) -> Identity:
   """Returns "classes" and "sha256" of labeled records.
 
   Args:
     class_names: names of the classes by label.
-    labels: labels of the records, in order.
+    labels: labels of the records, in order; uint8 [n, classes] of several.
     *parts: bytes, or contiguous arrays, that are the records in order.
   """
   labels = np.asarray(labels, np.int32)
-  counts = Counter(labels.tolist())
+  if labels.ndim == 2:
+    counts = dict(enumerate(labels.sum(0).tolist()))
+  else:
+    counts = Counter(labels.tolist())
   sha256 = hashlib.sha256(labels.astype("<i4").tobytes())
   for part in parts:
     sha256.update(part)

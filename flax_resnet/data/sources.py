@@ -33,10 +33,14 @@ MAX_SYNTHETIC_CLASSES = 1_000_000  # Each has a name.
 
 
 class Record(TypedDict):
-  """One example: an encoded file, or uint8 [h, w, c], and its class."""
+  """One example: an encoded file, or uint8 [h, w, c], and its class.
+
+  Of a source whose `multi_label` is True, the label is uint8 [classes], with 1
+  for each class that the image has.
+  """
 
   image: bytes | np.ndarray
-  label: int
+  label: int | np.ndarray
 
 
 @runtime_checkable
@@ -46,6 +50,10 @@ class Source(Protocol):
   Attributes:
     channels: channels that images are decoded to, 1 for gray or 3 for RGB.
     class_names: names of the classes, by label.
+    multi_label: whether a record may have several labels; a source may lack
+      it, for False.
+    labels: labels of the records, int [n] or uint8 [n, classes]; a source may
+      lack them, and its records are asked one by one where they are needed.
   """
 
   @property
@@ -121,6 +129,23 @@ def open_synthetic(
   return SyntheticSource(SYNTHETIC_SIZES[split], image_size, num_classes)
 
 
+def is_multi_label(source: Source) -> bool:
+  """Whether a record of a source may have several labels."""
+  return getattr(source, "multi_label", False)
+
+
+def label_shape(source: Source) -> tuple[int, ...]:
+  """Returns the shape of a label: (), or [classes]."""
+  return (len(source.class_names),) if is_multi_label(source) else ()
+
+
+def labels_of(source: Source) -> np.ndarray:
+  """Returns the labels of all records, int [n] or uint8 [n, classes]."""
+  if (labels := getattr(source, "labels", None)) is not None:
+    return np.asarray(labels)
+  return np.asarray([source[i]["label"] for i in range(len(source))])
+
+
 class DecodedSource:
   """Another source, decoded once; broken images fail when they are used.
 
@@ -131,6 +156,7 @@ class DecodedSource:
 
   def __init__(self, source: Source, max_pixels: int = MAX_PIXELS):
     self.channels = source.channels
+    self.multi_label = is_multi_label(source)
     self.class_names = source.class_names
     self._source = source
     self._max_pixels = max_pixels
@@ -159,7 +185,8 @@ class ArraySource:
 
   Args:
     images: uint8 [n, h, w, c], or [n, h, w] of gray images.
-    labels: int [n].
+    labels: int [n]; or uint8 or bool [n, classes], with 1 for each class that
+      an image has.
     class_names: names of the classes, by label.
     title: name of the whole in messages.
 
@@ -180,17 +207,23 @@ class ArraySource:
         f"{title} has images of {images.dtype} {list(images.shape)}: use uint8 "
         "[n, h, w, c] with 1 or 3 channels"
       )
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    self.multi_label = labels.ndim == 2
+    if self.multi_label:
+      _check_several(labels, len(images), class_names, title)
+    elif labels.shape != (len(images),) or labels.dtype.kind not in "iu":
       raise ValueError(
         f"{title} has {len(images)} images and labels of {labels.dtype} "
         f"{list(labels.shape)}: use an integer for each image"
       )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+    elif len(labels) and not (
+      0 <= labels.min() <= labels.max() < len(class_names)
+    ):
       raise ValueError(
         f"{title} has labels {labels.min()} to {labels.max()} and "
         f"{len(class_names)} classes: count from 0"
       )
-    self.images, self.labels = images, labels.astype(np.int32)
+    self.images = images
+    self.labels = labels.astype(np.uint8 if self.multi_label else np.int32)
     self.channels = images.shape[-1]
     self.class_names = list(class_names)
     self._title = title
@@ -200,7 +233,11 @@ class ArraySource:
 
   def __getitem__(self, index: SupportsIndex) -> Record:
     index = operator.index(index)
-    return {"image": self.images[index], "label": int(self.labels[index])}
+    label = self.labels[index]
+    return {
+      "image": self.images[index],
+      "label": label if self.multi_label else int(label),
+    }
 
   def name(self, index: SupportsIndex) -> str:
     return f"image {operator.index(index)} of {self._title}"
@@ -212,13 +249,28 @@ class ArraySource:
     return identity_of_labels(self.class_names, self.labels, shape, images)
 
 
+def _check_several(
+  labels: np.ndarray, count: int, class_names: Sequence[str], title: str
+) -> None:
+  """Raises ValueError unless labels are 0 and 1 for each image and class."""
+  shape = (count, len(class_names))
+  kind = labels.dtype in (np.uint8, np.bool_)
+  if labels.shape != shape or not kind or labels.max(initial=0) > 1:
+    largest = f" up to {labels.max()}" if kind and labels.size else ""
+    raise ValueError(
+      f"{title} has {count} images, {len(class_names)} classes and labels of "
+      f"{labels.dtype} {list(labels.shape)}{largest}: use 0 or 1, uint8 or "
+      "bool, for each image and class"
+    )
+
+
 def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
   """Returns a split of the arrays in a NumPy file.
 
   Args:
     path: a .npz file that holds, for each split, SPLIT_images, uint8
-      [n, h, w, c], and SPLIT_labels, int [n]; and perhaps class_names, strings
-      by label.
+      [n, h, w, c], and SPLIT_labels, int [n], or uint8 or bool [n, classes]
+      for several labels an image; and perhaps class_names, strings by label.
     split: a split in the notation of TFDS.
 
   Raises:
@@ -255,7 +307,7 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
   if names is None:
     # Of all splits: one may lack the last classes.
     known = [a for name, a in arrays.items() if name.endswith("_labels")]
-    names = range(int(max(np.max(a, initial=0) for a in known)) + 1)
+    names = range(max(map(_num_classes, known)))
   whole = ArraySource(
     arrays[f"{base}_images"],
     labels,
@@ -268,6 +320,13 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     whole.class_names,
     title=f"{split} in {path}",
   )
+
+
+def _num_classes(labels: np.ndarray) -> int:
+  """Returns the number of classes that labels speak of."""
+  if labels.ndim == 2:
+    return labels.shape[1]
+  return int(np.max(labels, initial=0)) + 1
 
 
 def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:

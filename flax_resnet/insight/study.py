@@ -55,6 +55,11 @@ class TrainedRun:
     """
     config = storage.read_config(workdir)
     run = set_up(config, sharding.make_mesh(jax.local_devices()[:1]))
+    if run.dataset.multi_label:
+      raise InputError(
+        f"{workdir} is a run on images of several labels, which inspect cannot "
+        "show: evaluate --json has the average precision of each class"
+      )
     checkpoint = find_checkpoint(workdir)
     after = load_pretrained(checkpoint).variables
     before, _ = start_from_weights(run, run.drawn_state())
