@@ -290,7 +290,11 @@ def _spell_option(kind: Any, bounds: Range | str | None, typed: bool) -> str:
 
 
 # Keys that hold text, and may be None or left out.
-_TEXT = ("data_dir", "init_from", "root")
+_TEXT = (
+  *("data_dir", "init_from", "root", "path_column", "image_column"),
+  *("label_column", "split_column", "label_separator", "classes_file"),
+  *("config_name",),
+)
 
 
 def load_recipe(

@@ -34,8 +34,8 @@ MAX_STEPS = 2**31 - 1  # They are counted in int32.
 # statistics at any step.
 MAY_DIFFER = (
   *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
-  *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
-  *("data.num_workers", "data.allow_changed"),
+  *("eval_batch_size", "data.data_dir", "data.root", "data.classes_file"),
+  *("data.num_threads", "data.num_workers", "data.allow_changed"),
 )
 Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
 Section = Mapping[str, Any]
