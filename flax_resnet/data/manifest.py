@@ -28,7 +28,7 @@ from flax_resnet.data.table import open_table, Table
 from flax_resnet.errors import listing
 
 # Files that are looked for at the start; the others are when they are read.
-MAX_LOOKED_FOR = 20_000
+MAX_LOOKED_FOR = 10_000
 
 
 class ManifestSource:

@@ -115,15 +115,20 @@ class PackedNames:
     self.text, self.ends = text, ends
 
   @classmethod
-  def pack(cls, chunks: Iterable[Sequence[str]]) -> "PackedNames":
-    """Returns the names in lists of some each.
+  def pack(cls, chunks: Iterable[tuple[str, Sequence[str]]]) -> "PackedNames":
+    """Returns names that are given some at a time.
+
+    Args:
+      chunks: pairs of what comes before each of some names, and these.
 
     Raises:
       ValueError: if a name holds a NUL.
     """
     text, ends = bytearray(), []
-    for names in filter(len, chunks):
-      chunk = os.fsencode("\0".join([*names, ""]))
+    for before, names in chunks:
+      if not names:
+        continue
+      chunk = os.fsencode(before + f"\0{before}".join(names) + "\0")
       (nuls,) = np.nonzero(np.frombuffer(chunk, np.uint8) == 0)
       if len(nuls) != len(names):
         name = next(name for name in names if "\0" in name)

@@ -4,6 +4,7 @@ A scan of a million files takes seconds, and minutes over a network. Its result
 is kept in the user's cache folder; it holds as long as no folder has changed.
 """
 
+import bisect
 import collections
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -61,18 +62,17 @@ def _scan(index: pathlib.Path, folder: str, classes: Sequence[str]) -> Scan:
   visited: dict[str, os.stat_result | None] = {}
   began, start = time.time(), len(os.path.join(folder, ""))
 
-  def by_class() -> Iterator[list[str]]:
+  def by_class() -> Iterator[tuple[str, list[str]]]:
     for name in classes:
-      files, folders = [], 0
+      chunks = []
       for path, status, images in walk(os.path.join(folder, name), others):
-        below = path[start:]
-        visited[below] = status
-        files += [f"{below}{os.sep}{image}" for image in images]
-        folders += 1
-      if folders > 1:
-        files.sort()
-      counts.append(len(files))
-      yield files
+        visited[path[start:]] = status
+        chunks.append((os.path.join(path[start:], ""), images))
+      counts.append(sum(len(images) for _, images in chunks))
+      if len(chunks) == 1:
+        yield chunks[0]
+      else:
+        yield "", sorted(below + i for below, images in chunks for i in images)
 
   names = PackedNames.pack(by_class())
   found = Scan(names, np.array(counts, np.int64), others)
@@ -83,7 +83,7 @@ def _scan(index: pathlib.Path, folder: str, classes: Sequence[str]) -> Scan:
     and len(stamps) == len(visited)  # One that could not be read may change.
     and newest < (began - _UNSURE) * 1e9
   ):
-    folders = PackedNames.pack([list(visited)])
+    folders = PackedNames.pack([("", list(visited))])
     columns = {
       "text": names.text.array,
       "ends": names.ends.array,
@@ -164,7 +164,7 @@ def walk(
   waiting, visited = [folder], set()
   while waiting:
     path = waiting.pop()
-    folders, images = [], []
+    folders, names = [], []
     try:
       status = os.stat(path)
       if (identity := (status.st_dev, status.st_ino)) in visited:
@@ -172,22 +172,34 @@ def walk(
       visited.add(identity)
       with os.scandir(path) as entries:
         for entry in entries:
-          name = entry.name
           try:
             is_folder = entry.is_dir()
           except OSError:  # A link to itself.
             is_folder = False
-          if is_folder:
-            folders.append(name)
-          elif is_image(name):
-            images.append(name)
-          elif others is not None and not name.startswith("."):
-            others[os.path.splitext(name)[1].lower()] += 1
+          (folders if is_folder else names).append(entry.name)
     except OSError:
       status = None
-    images.sort()
     waiting += [os.path.join(path, name) for name in sorted(folders)]
-    yield path, status, images
+    yield path, status, _images(names, others)
+
+
+def _images(
+  names: list[str], others: collections.Counter[str] | None
+) -> list[str]:
+  """Returns the names of images, sorted; counts those of other files."""
+  names.sort()
+  # A folder mostly holds images of one or two endings, and nothing else.
+  endings = {name[name.rfind(".") :] for name in names}
+  hidden = bisect.bisect_left(names, "."), bisect.bisect_left(names, "/")
+  if hidden[0] == hidden[1] and all(e.lower() in _ENDINGS for e in endings):
+    return names
+  images = [name for name in names if is_image(name)]
+  if others is not None:
+    left = {*names}.difference(images)
+    others.update(
+      os.path.splitext(name)[1].lower() for name in left if name[0] != "."
+    )
+  return images
 
 
 def images_below(

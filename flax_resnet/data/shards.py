@@ -192,7 +192,7 @@ def _scan(
   """Returns the columns of `open_index` but for "stamps", and the labels."""
   codes, offsets, sizes, labels, ends = Codes(), [], [], [], []
 
-  def keys() -> Iterator[list[str]]:
+  def keys() -> Iterator[tuple[str, list[str]]]:
     total = 0
     for shard in shards:
       names, where = [], []
@@ -205,7 +205,7 @@ def _scan(
       labels.append(columns[:, 2].astype(np.int32))
       total += len(names)
       ends.append(total)
-      yield names
+      yield "", names
 
   names = PackedNames.pack(keys())
   if not len(names):

@@ -21,7 +21,9 @@ with epy.lazy_imports():  # An extra.
 
 _DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 _PARQUET = ".parquet"
-_CHUNK = 2**14  # Lines that are read at a time.
+# Lines that are read at a time: so few that their objects are gone before
+# Python looks for garbage among them.
+_CHUNK = 512
 # Numbers of lines, paths, labels and, if there are any, splits.
 _Lines = tuple[
   Sequence[int], Sequence[str], Sequence[str], Sequence[str] | None
@@ -105,7 +107,7 @@ def _read(
   texts, splits = Codes(), Codes()
   lines, label_codes, split_codes, hashes = [], [], [], []
 
-  def paths() -> Iterator[Sequence[str]]:
+  def paths() -> Iterator[tuple[str, Sequence[str]]]:
     for numbers, some_paths, labels, some_splits in read(path, columns):
       lines.append(np.array(numbers, np.int32))
       label_codes.append(texts.of(labels))
@@ -113,7 +115,7 @@ def _read(
         split_codes.append(splits.of(some_splits))
       each = map(hash, some_paths)
       hashes.append(np.fromiter(each, np.int64, len(some_paths)))
-      yield some_paths
+      yield "", some_paths
 
   table = Table(
     str(path),
@@ -164,19 +166,18 @@ def _csv_lines(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
     try:
       header = next(reader, [])
       wanted = _places(path, header, columns)
-      lines = ((row, reader.line_num) for row in reader if row)
-      while chunk := list(itertools.islice(lines, _CHUNK)):
-        rows, numbers = zip(*chunk, strict=True)
-        if set(map(len, rows)) != {len(header)}:
-          row, line = next(c for c in chunk if len(c[0]) != len(header))
-          raise ValueError(
-            f"line {line} of {path} has {len(row)} cells, and the first line "
-            f"{len(header)}: a cell with a separator in it needs quotes"
+      rows, numbers = [], []
+      for row in itertools.chain(reader, [None]):
+        if row:
+          rows.append(row)
+          numbers.append(reader.line_num)
+        if len(rows) == _CHUNK or row is None:
+          _check_widths(path, rows, numbers, len(header))
+          yield (
+            numbers,
+            *(None if p is None else [r[p] for r in rows] for p in wanted),
           )
-        yield (
-          numbers,
-          *(None if p is None else [row[p] for row in rows] for p in wanted),
-        )
+          rows, numbers = [], []
     except csv.Error as error:
       raise ValueError(
         f"line {reader.line_num} of {path} cannot be read: {error}"
@@ -186,6 +187,23 @@ def _csv_lines(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
         f"{path} is not UTF-8 text ({error.reason}, after line "
         f"{reader.line_num}): save it as UTF-8"
       ) from error
+
+
+def _check_widths(
+  path: pathlib.Path,
+  rows: Sequence[Sequence[str]],
+  numbers: Sequence[int],
+  width: int,
+) -> None:
+  """Raises ValueError for a line of more or fewer cells than the first."""
+  if set(map(len, rows)) - {width}:
+    row, line = next(
+      pair for pair in zip(rows, numbers, strict=True) if len(pair[0]) != width
+    )
+    raise ValueError(
+      f"line {line} of {path} has {len(row)} cells, and the first line "
+      f"{width}: a cell with a separator in it needs quotes"
+    )
 
 
 def _places(
@@ -228,7 +246,7 @@ def _parquet_rows(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
     places = _places(path, header, columns)
     wanted = [header[place] for place in places if place is not None]
     first = 1
-    for batch in file.iter_batches(_CHUNK, columns=wanted):
+    for batch in file.iter_batches(32 * _CHUNK, columns=wanted):
       numbers = range(first, first + len(batch))
       first += len(batch)
       texts = [

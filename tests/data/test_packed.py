@@ -16,20 +16,22 @@ NAMES = ["a", "", "둘/b.jpg", "\udcff.png", "a longer one"]
 
 
 def test_names_come_back():
-  names = PackedNames.pack([NAMES[:2], [], NAMES[2:]])
+  names = PackedNames.pack([("", NAMES[:2]), ("x", []), ("", NAMES[2:])])
   assert [names[i] for i in range(len(names))] == NAMES
   assert names[-1] == NAMES[-1]
+  below = PackedNames.pack([("둘/", ["a", "b"]), ("c/", ["d"])])
+  assert [below[i] for i in range(3)] == ["둘/a", "둘/b", "c/d"]
   for index in (5, -6):
     with pytest.raises(IndexError):
       names[index]
   with pytest.raises(ValueError, match="holds a NUL"):
-    PackedNames.pack([["fine", "a\0b"]])
+    PackedNames.pack([("", ["fine", "a\0b"])])
 
 
 @pytest.mark.parametrize("rows", [None, [0, 4, 2], [3], [1, 1, 0, 2, 3]])
 def test_names_are_joined(rows, monkeypatch):
   monkeypatch.setattr(packed, "_CHUNK", 2)
-  names = PackedNames.pack([NAMES])
+  names = PackedNames.pack([("", NAMES)])
   chosen = NAMES if rows is None else [NAMES[row] for row in rows]
   rows = None if rows is None else np.array(rows)
   joined = b"".join(part.tobytes() for part in names.joined(rows))
