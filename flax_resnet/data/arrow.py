@@ -140,8 +140,9 @@ class ArrowSource:
   def identity(self) -> Identity:
     """Returns what tells these records apart: labels, and sizes of images."""
     images = self._images[:][self._column]
-    sizes = pc.binary_length(pc.struct_field(images, "bytes"))
-    sizes = pc.fill_null(sizes, 0).to_numpy().astype("<i8")
+    compute: Any = pc  # Its functions are made at run time.
+    sizes = compute.binary_length(compute.struct_field(images, "bytes"))
+    sizes = compute.fill_null(sizes, 0).to_numpy().astype("<i8")
     if self._rows is not None:
       sizes = sizes[self._rows.array]
     return identity_of_labels(self.class_names, self._labels.array, sizes)
@@ -218,8 +219,8 @@ def _images(root: str, whole: Any, columns: Columns) -> Any:
       f"the column {name!r} of {root} holds no images but "
       f"{whole.features[name]!r:.200}: set image_column to one that does"
     ) from error
-  if count := pc.sum(missing).as_py():
-    first = pc.index(missing, True).as_py()
+  if count := missing.to_numpy().sum():
+    first = int(missing.to_numpy().argmax())
     raise ValueError(
       f"{count:,} of {len(whole):,} records of {root} have no image (the first "
       f"is record {first}), as in shards where the ending of names changes: "

@@ -129,7 +129,7 @@ def _labels(
   """Returns the names of the classes, and the labels of records, int32 [n]."""
   codes = table.labels[rows]
   used = np.unique(codes)
-  texts = [table.texts[code] for code in used]
+  texts = [table.texts[int(code)] for code in used]
   for code, text in zip(used, texts, strict=True):
     if not text.strip():
       row = rows[np.argmax(codes == code)]
@@ -169,7 +169,7 @@ def _label_sets(
   split = [
     [
       part.strip()
-      for part in table.texts[code].split(separator)
+      for part in table.texts[int(code)].split(separator)
       if part.strip()
     ]
     for code in used

@@ -176,7 +176,10 @@ def walk(
             is_folder = entry.is_dir()
           except OSError:  # A link to itself.
             is_folder = False
-          (folders if is_folder else names).append(entry.name)
+          if is_folder:
+            folders.append(entry.name)
+          else:
+            names.append(entry.name)
     except OSError:
       status = None
     waiting += [os.path.join(path, name) for name in sorted(folders)]
@@ -188,11 +191,13 @@ def _images(
 ) -> list[str]:
   """Returns the names of images, sorted; counts those of other files."""
   names.sort()
-  # A folder mostly holds images of one or two endings, and nothing else.
-  endings = {name[name.rfind(".") :] for name in names}
-  hidden = bisect.bisect_left(names, "."), bisect.bisect_left(names, "/")
-  if hidden[0] == hidden[1] and all(e.lower() in _ENDINGS for e in endings):
-    return names
+  # A folder mostly holds images of one ending, and nothing else.
+  if names and is_image(names[0]) and is_image(names[-1]):
+    ending = names[0][names[0].rfind(".") :]
+    hidden = bisect.bisect_left(names, "."), bisect.bisect_left(names, "/")
+    same = "\0".join([*names, ""]).count(f"{ending}\0")
+    if same == len(names) and hidden[0] == hidden[1]:
+      return names
   images = [name for name in names if is_image(name)]
   if others is not None:
     left = {*names}.difference(images)

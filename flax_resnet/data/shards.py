@@ -259,8 +259,9 @@ def _members(shard: str) -> Iterator[tuple[str, str, int, int, bytes | None]]:
   size = os.path.getsize(shard)
   try:
     with tarfile.open(shard, "r:") as tar:
+      members: Any = tar  # Its list is not in the types.
       while (member := tar.next()) is not None:
-        tar.members = []  # It would keep all.
+        members.members = []  # It would keep all.
         if member.offset_data + member.size > size:
           raise tarfile.ReadError(f"{member.name} is not there to its end")
         match = _MEMBER.fullmatch(member.name)

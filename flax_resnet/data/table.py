@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import csv
 import dataclasses
 import functools
+import io
 import itertools
 import pathlib
 from typing import Any, SupportsIndex
@@ -19,15 +20,25 @@ from flax_resnet.errors import listing
 with epy.lazy_imports():  # An extra.
   import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
-_DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
+_DIALECTS = {".csv": ("excel", ","), ".tsv": ("excel-tab", "\t")}
+_BLOCK = 2**18  # Characters that are read at a time.
 _PARQUET = ".parquet"
 # Lines that are read at a time: so few that their objects are gone before
 # Python looks for garbage among them.
 _CHUNK = 512
-# Numbers of lines, paths, labels and, if there are any, splits.
-_Lines = tuple[
-  Sequence[int], Sequence[str], Sequence[str], Sequence[str] | None
-]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+  """Some lines of a manifest.
+
+  Attributes:
+    numbers: numbers of the lines, int [n].
+    columns: paths, labels and, if there are any, splits.
+  """
+
+  numbers: np.ndarray
+  columns: Sequence[Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Table:
     Raises:
       ValueError: if there is none.
     """
+    if not len(self.paths):
+      raise ValueError(f"{self.title} has no {self.unit} after its first one")
     base = split.split("[")[0]
     if self.splits is None:
       sizes = {"train": len(self.paths)}
@@ -75,8 +88,6 @@ class Table:
       rows = np.flatnonzero(self.splits.array == code).astype(np.int32)
     if base not in sizes:
       raise ValueError(f"{self.title}: {no_split(split, sizes)}")
-    if not len(rows):
-      raise ValueError(f"{self.title} has no {self.unit} after its first one")
     return rows
 
 
@@ -108,11 +119,11 @@ def _read(
   lines, label_codes, split_codes, hashes = [], [], [], []
 
   def paths() -> Iterator[tuple[str, Sequence[str]]]:
-    for numbers, some_paths, labels, some_splits in read(path, columns):
-      lines.append(np.array(numbers, np.int32))
+    for some in read(path, columns):
+      some_paths, labels, *in_splits = some.columns
+      lines.append(some.numbers.astype(np.int32))
       label_codes.append(texts.of(labels))
-      if some_splits is not None:
-        split_codes.append(splits.of(some_splits))
+      split_codes.extend(map(splits.of, in_splits))
       each = map(hash, some_paths)
       hashes.append(np.fromiter(each, np.int64, len(some_paths)))
       yield "", some_paths
@@ -146,6 +157,9 @@ def _check_paths(table: Table, hashes: Sequence[np.ndarray]) -> None:
   if (lengths == 1).any():
     raise ValueError(f"{table.line(int(np.argmax(lengths == 1)))} has no path")
   whole = np.concatenate([np.zeros(0, np.int64), *hashes])
+  ordered = np.sort(whole)
+  if not (ordered[1:] == ordered[:-1]).any():
+    return
   order = np.argsort(whole, kind="stable")
   whole, codes = whole[order], table.labels[order]
   (places,) = np.nonzero((whole[1:] == whole[:-1]) & (codes[1:] != codes[:-1]))
@@ -161,32 +175,97 @@ def _check_paths(table: Table, hashes: Sequence[np.ndarray]) -> None:
 
 def _csv_lines(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
   """Yields the lines of a file of text, some thousands at a time."""
+  dialect, delimiter = _DIALECTS[path.suffix.lower()]
+  last = 0  # Line that is read already.
   with path.open(encoding="utf-8-sig", newline="") as file:
-    reader = csv.reader(file, _DIALECTS[path.suffix.lower()], strict=True)
     try:
-      header = next(reader, [])
-      wanted = _places(path, header, columns)
-      rows, numbers = [], []
-      for row in itertools.chain(reader, [None]):
-        if row:
-          rows.append(row)
-          numbers.append(reader.line_num)
-        if len(rows) == _CHUNK or row is None:
-          _check_widths(path, rows, numbers, len(header))
-          yield (
-            numbers,
-            *(None if p is None else [r[p] for r in rows] for p in wanted),
+      block = file.readline()
+      header = block.rstrip("\r\n").split(delimiter) if block else []
+      if '"' not in block:
+        wanted = _places(path, header, columns)
+        last = 1
+        while block := file.read(_BLOCK) + file.readline():
+          if (cells := _plain_cells(block, delimiter, len(header))) is None:
+            break
+          count = len(cells) // len(header)
+          yield _Lines(
+            np.arange(last + 1, last + count + 1),
+            [cells[place :: len(header)] for place in wanted],
           )
-          rows, numbers = [], []
-    except csv.Error as error:
-      raise ValueError(
-        f"line {reader.line_num} of {path} cannot be read: {error}"
-      ) from error
+          last += count
+      reader = csv.reader(
+        itertools.chain(io.StringIO(block, newline=""), file),
+        dialect,
+        strict=True,
+      )
+      yield from _quoted_lines(path, columns, reader, header, last)
     except UnicodeDecodeError as error:
       raise ValueError(
-        f"{path} is not UTF-8 text ({error.reason}, after line "
-        f"{reader.line_num}): save it as UTF-8"
+        f"{path} is not UTF-8 text ({error.reason}, after line {last}): save "
+        "it as UTF-8"
       ) from error
+
+
+def _plain_cells(block: str, delimiter: str, width: int) -> list[str] | None:
+  """Returns the cells of whole lines, in order: many times as fast as `csv`.
+
+  None where there is more to it than the same number of cells in each line.
+
+  Args:
+    block: lines.
+    delimiter: sign between cells.
+    width: number of cells of a line.
+  """
+  if "\r" in block:
+    block = block.replace("\r\n", "\n")
+  if '"' in block or "\r" in block:
+    return None
+  if not block.endswith("\n"):
+    block += "\n"
+  signs = np.frombuffer(block.encode(), np.uint8)
+  signs = signs[(signs == ord(delimiter)) | (signs == ord("\n"))]
+  line = [ord(delimiter)] * (width - 1) + [ord("\n")]
+  if len(signs) % width or (signs.reshape(-1, width) != line).any():
+    return None
+  return block.replace("\n", delimiter).split(delimiter)[:-1]
+
+
+def _quoted_lines(
+  path: pathlib.Path,
+  columns: Columns,
+  reader: Any,
+  header: Sequence[str],
+  last: int,
+) -> Iterator[_Lines]:
+  """Yields the lines of a file of text from somewhere on, some at a time.
+
+  Args:
+    path: path of the file.
+    columns: names of the columns.
+    reader: reader of `csv`, after `last`.
+    header: cells of the first line, if `last` is not 0.
+    last: number of the line before.
+  """
+  try:
+    if last == 0:
+      header = next(reader, [])
+    wanted = _places(path, header, columns)
+    rows, numbers = [], []
+    for row in itertools.chain(reader, [None]):
+      if row:
+        rows.append(row)
+        numbers.append(last + reader.line_num)
+      if len(rows) == _CHUNK or row is None:
+        _check_widths(path, rows, numbers, len(header))
+        yield _Lines(
+          np.array(numbers, np.int32),
+          [[row[place] for row in rows] for place in wanted],
+        )
+        rows, numbers = [], []
+  except csv.Error as error:
+    raise ValueError(
+      f"line {last + reader.line_num} of {path} cannot be read: {error}"
+    ) from error
 
 
 def _check_widths(
@@ -208,8 +287,8 @@ def _check_widths(
 
 def _places(
   path: pathlib.Path, header: Sequence[str], columns: Columns
-) -> tuple[Any, ...]:
-  """Returns where path, label and split are; None for a split without column.
+) -> list[int]:
+  """Returns where path, label and, if there is such a column, split are.
 
   Raises:
     ValueError: if a column is missing, or there are two of its name.
@@ -221,14 +300,12 @@ def _places(
       raise ValueError(f"{path} has two columns {name!r}: rename one")
     if name in header:
       places.append(header.index(name))
-    elif key == "split_column" and name == Columns.split_column:
-      places.append(None)
-    else:
+    elif key != "split_column" or name != Columns.split_column:
       raise ValueError(
         f"{path} has no column {name!r}: it has "
         f"{listing(header, 10) or 'none'}; set {key} to one of them"
       )
-  return tuple(places)
+  return places
 
 
 def _parquet_rows(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
@@ -243,14 +320,12 @@ def _parquet_rows(path: pathlib.Path, columns: Columns) -> Iterator[_Lines]:
     raise ValueError(f"{path} is not a parquet file: {error}") from error
   with file:
     header = file.schema_arrow.names
-    places = _places(path, header, columns)
-    wanted = [header[place] for place in places if place is not None]
+    wanted = [header[place] for place in _places(path, header, columns)]
     first = 1
     for batch in file.iter_batches(32 * _CHUNK, columns=wanted):
-      numbers = range(first, first + len(batch))
-      first += len(batch)
       texts = [
         ["" if v is None else str(v) for v in batch.column(name).to_pylist()]
         for name in wanted
       ]
-      yield numbers, texts[0], texts[1], texts[2] if len(texts) > 2 else None
+      yield _Lines(np.arange(first, first + len(batch)), texts)
+      first += len(batch)

@@ -9,6 +9,7 @@ import pytest
 
 from flax_resnet import data
 from flax_resnet.data import manifest as manifests
+from flax_resnet.data import table
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.identity import identity
 from flax_resnet.data.manifest import ManifestSource
@@ -94,6 +95,30 @@ def test_lines_may_be_anything_that_is_csv(split_folder):
   assert len(source) == len(lines)
   assert source.name(0).endswith(f" (line 4 of {root})")
   assert source.name(2).endswith(f" (line 10 of {root})")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("quoted", [None, 0, 11, 29])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_plain_lines_are_read_as_csv_does(
+  split_folder, monkeypatch, newline, quoted, end
+):
+  """In blocks that end anywhere, before and after a line with quotes."""
+  monkeypatch.setattr(table, "_BLOCK", 100)
+  monkeypatch.setattr(table, "_CHUNK", 4)
+  lines = [f"x,{label},{path}" for path, label, _ in lines_of(split_folder)]
+  if quoted is not None:
+    lines[quoted] = '"a ""quote"", and a comma",' + lines[quoted][2:]
+  root = split_folder / "all.csv"
+  text = newline.join(["note,label,path", *lines]) + end.replace("\n", newline)
+  root.write_text(text, "utf-8", newline="")
+  with root.open(newline="", encoding="utf-8") as file:
+    expected = list(csv.reader(file))[1:40]
+  source = ManifestSource(root, "train", Columns())
+  assert len(source) == 39
+  for i, (_, label, path) in enumerate(expected):
+    assert source.name(i) == f"{split_folder / path} (line {i + 2} of {root})"
+    assert source.class_names[source[i]["label"]] == label
 
 
 def test_an_undivided_manifest_is_taken_in_parts(split_folder):
