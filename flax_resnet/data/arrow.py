@@ -115,6 +115,11 @@ class ArrowSource:
     self._rows = None if rows is None else SharedArray(rows)
     self._labels = SharedArray(labels if rows is None else labels[rows])
 
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n]."""
+    return self._labels.array
+
   def __len__(self) -> int:
     return len(self._labels)
 
@@ -162,6 +167,11 @@ def _load(root: str, config_name: str | None) -> Any:
       f"{root!r} cannot be read: use {HUB}owner/name, with @revision if so "
       "wanted"
     )
+  if root.startswith(HUB) and os.path.exists(name):
+    raise ValueError(
+      f"{root} cannot be read here, as datasets would take {name!r} in this "
+      "folder for it: start in another folder"
+    )
   if not root.startswith(HUB) and not os.path.isdir(root):
     raise FileNotFoundError(
       f"root is {root}, where there is no folder: give the path of one that "
@@ -183,7 +193,7 @@ def _load(root: str, config_name: str | None) -> Any:
     datasets.disable_progress_bars()  # There is nothing to download.
     return datasets.load_dataset(root, config_name, keep_in_memory=False)
   except (error_of_set, OSError, ValueError, LookupError, TypeError) as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise ValueError(f"{root} cannot be read as a set: {reason}") from error
 
 

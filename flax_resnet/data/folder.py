@@ -92,6 +92,11 @@ class FolderSource:
     self._rows = None if rows is None else SharedArray(rows)
     warn_of_others(folder, scanned.others)
 
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n]."""
+    return self._labels.array
+
   def __len__(self) -> int:
     return len(self._labels)
 

@@ -45,13 +45,21 @@ class LabelSets:
     packed = self._rows[self._codes[index]]
     return np.unpackbits(packed, count=self._num_classes)
 
+  @property
+  def array(self) -> np.ndarray:
+    """All of them, uint8 [n, classes]."""
+    return self._unpacked()[self._codes.array]
+
+  def _unpacked(self) -> np.ndarray:
+    return np.unpackbits(self._rows.array, axis=1, count=self._num_classes)
+
   def take(self, indices: np.ndarray) -> "LabelSets":
     """Returns those of some records."""
     return LabelSets(self._codes.take(indices), self._rows, self._num_classes)
 
   def counts(self) -> np.ndarray:
     """Returns the number of records of each class, int64 [classes]."""
-    rows = np.unpackbits(self._rows.array, axis=1, count=self._num_classes)
+    rows = self._unpacked()
     return np.bincount(self._codes.array, minlength=len(rows)) @ rows
 
   def packed(self) -> Iterator[np.ndarray]:

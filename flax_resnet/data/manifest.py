@@ -49,6 +49,11 @@ class ManifestSource:
       leave that to its reader.
     max_pixels: largest number of pixels of an image; default `MAX_PIXELS`.
 
+  Attributes:
+    channels: 3.
+    class_names: names of the classes, by label.
+    multi_label: whether an image may have several labels.
+
   Raises:
     ValueError: for a table that cannot be, with the line.
     FileNotFoundError: if it is not there, or a file that it names.
@@ -73,6 +78,7 @@ class ManifestSource:
     self._table = table = open_table(file, columns)
     rows = table.rows_of(split)
     given = class_names or classes_beside(file.parent, columns.classes_file)
+    self.multi_label = columns.label_separator is not None
     if columns.label_separator is None:
       self.class_names, labels = _labels(table, rows, given)
       kinds = labels.array
@@ -95,6 +101,11 @@ class ManifestSource:
           f"{self.name(index)} is not there: mend the line, in which a path is "
           f"from {self._folder} on, or set on_error='skip' to go without"
         )
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n] or, of several, uint8 [n, classes]."""
+    return self._labels.array
 
   def __len__(self) -> int:
     return len(self._rows)

@@ -95,6 +95,11 @@ class WebDatasetSource:
     self._rows = None if rows is None else SharedArray(rows)
     self._labels = SharedArray(labels if rows is None else labels[rows])
 
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n]."""
+    return self._labels.array
+
   def __len__(self) -> int:
     return len(self._labels)
 

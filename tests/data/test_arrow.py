@@ -282,6 +282,13 @@ def test_a_set_of_the_hub_is_asked_for_by_its_name(tmp_path, monkeypatch):
       load(None, name=name)
 
 
+def test_a_folder_is_not_taken_for_a_set_of_the_hub(tmp_path, monkeypatch):
+  as_parquet(tmp_path / "owner" / "name")
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError, match="would take 'owner/name' in this folde"):
+    load(None, name="hf-hub:owner/name")
+
+
 def test_a_hub_that_cannot_be_reached_is_one_sentence():
   with pytest.raises(
     InputError, match="^config.data: hf-hub:owner/name cannot"

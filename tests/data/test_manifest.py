@@ -189,6 +189,8 @@ def test_an_image_may_have_several_classes(split_folder):
     label = source[i]["label"]
     assert label.dtype == np.uint8
     assert label.tolist() == expected[i % 5]
+  assert source.multi_label
+  np.testing.assert_array_equal(source.labels[:5], expected)
   found = identity(source)
   total = np.sum([source[i]["label"] for i in range(len(source))], 0, int)
   assert found["classes"] == dict(zip("abc", total.tolist(), strict=True))
