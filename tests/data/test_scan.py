@@ -67,6 +67,18 @@ def test_a_scan_is_kept_until_a_folder_changes(split_folder, keep, walks):
   assert scans.scan(str(train), ["wild rose"]).counts.tolist() == [4]
 
 
+@pytest.mark.parametrize("other", ["._b.JPG", ".JPG", "b.txt", "b", "b.JPGX"])
+def test_one_other_file_among_images_is_left_out(tmp_path, other):
+  """Wherever it is in their order."""
+  names = ["-a.JPG", "c.JPG", "d.JPG"]
+  for name in (*names, other):
+    (tmp_path / "class").mkdir(exist_ok=True)
+    (tmp_path / "class" / name).write_bytes(b"")
+  found = scans.scan(str(tmp_path), ["class"])
+  assert names_of(found) == [f"class/{name}" for name in names]
+  assert found.others.total() == (other[0] != ".")
+
+
 def test_a_damaged_index_is_made_again(split_folder, keep, walks):
   source = FolderSource(split_folder, "train")
   (index,) = keep.iterdir()
