@@ -128,7 +128,7 @@ class ArrowSource:
     image = self._images[self._row(index)][self._column][0].as_py()
     content, path = image["bytes"], image["path"] or ""
     if content is not None:
-      check_content(content, path)
+      check_content(content, path or ".gif")  # Without a name, it has no other.
     elif path:
       content = read_image(os.path.join(self._folder, path), self._max_pixels)
     else:

@@ -172,6 +172,22 @@ def test_images_may_be_there_by_their_paths(tmp_path):
     source[4]
 
 
+def test_a_gif_without_a_name_is_no_gif_under_another_one(tmp_path):
+  images = [
+    {"bytes": plain((0, 0, 0), "GIF"), "path": path}
+    for path in (None, "a.gif", "a.jpg")
+  ]
+  features = {"image": datasets.Image(), "label": datasets.Value("int32")}
+  whole = datasets.Dataset.from_dict(
+    {"image": images, "label": [0, 1, 2]}, datasets.Features(features)
+  )
+  whole.save_to_disk(tmp_path / "set")
+  source = ArrowSource(tmp_path / "set", "train", Columns())
+  assert source[0]["image"] == source[1]["image"]
+  with pytest.raises(ImageError, match="a GIF under another name"):
+    source[2]
+
+
 def test_an_image_folder_is_a_set(tmp_path):
   write_split_folder(tmp_path / "set")
   (tmp_path / "set" / "val").rename(tmp_path / "set" / "test")
