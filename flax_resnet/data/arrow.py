@@ -30,6 +30,7 @@ from flax_resnet.errors import ImageError, listing
 
 with epy.lazy_imports():  # An extra, and slow to import.
   import datasets  # pyright: ignore[reportMissingImports]
+  from datasets import exceptions  # pyright: ignore[reportMissingImports]
   import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]
 
 HUB = "hf-hub:"
@@ -156,7 +157,7 @@ class ArrowSource:
 def _load(root: str, config_name: str | None) -> Any:
   """Returns the splits of a set by name, each mapped from disk."""
   try:
-    error_of_set = datasets.exceptions.DatasetsError
+    error_of_set = exceptions.DatasetsError
   except ImportError as error:
     raise ValueError(
       f"{root} needs the package datasets: pip install 'flax_resnet[hf]'"
