@@ -18,12 +18,8 @@ import numpy as np
 from flax_resnet.augment import normalize
 from flax_resnet.data import crops
 from flax_resnet.data.decoding import ENDINGS, MAX_PIXELS
-from flax_resnet.data.folder import (
-  images_below,
-  is_image,
-  read_file,
-  warn_of_others,
-)
+from flax_resnet.data.folder import read_file, warn_of_others
+from flax_resnet.data.scan import images_below, is_image
 from flax_resnet.errors import ImageError
 from flax_resnet.models import ResNet
 from flax_resnet.models.variables import Variables

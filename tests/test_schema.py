@@ -252,6 +252,7 @@ def test_keys_of_text_that_may_be_left_out_are_known():
     key
     for function in functions
     for key, parameter in inspect.signature(function).parameters.items()
-    if parameter.annotation == str | None
+    if parameter.annotation in (str, str | None)
+    and parameter.default is not parameter.empty
   }
   assert found == set(recipes._TEXT)

@@ -5,6 +5,7 @@ images is in `data.folder`, a TFDS set in `data.tfds`.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import operator
 import os
 from typing import (
@@ -41,6 +42,36 @@ class Record(TypedDict):
 
   image: bytes | np.ndarray
   label: int | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What holds what in a table of images and labels.
+
+  Attributes:
+    path_column: column of a manifest with the path of an image, from the
+      manifest's folder on; default "path".
+    image_column: column of a parquet or Arrow set with images; default "image".
+    label_column: column with labels, and key of labels in the .json members of
+      a webdataset; default "label".
+    split_column: column of a manifest with the split; default "split", without
+      which all is "train".
+    label_separator: text between the classes of an image in a manifest that
+      gives several; None (default) where each image has one.
+    classes_file: path of a text file with the name of a class in each line, by
+      label; None (default) for `classes.txt` beside the data, or for what the
+      labels are, sorted.
+    config_name: name of one of several configurations of a parquet or hub set;
+      None (default) for its only one.
+  """
+
+  path_column: str = "path"
+  image_column: str = "image"
+  label_column: str = "label"
+  split_column: str = "split"
+  label_separator: str | None = None
+  classes_file: str | None = None
+  config_name: str | None = None
 
 
 @runtime_checkable
@@ -351,14 +382,14 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
   except (ValueError, AssertionError, NotImplementedError) as error:
     raise ValueError(no_split(split, sizes, error)) from error
   names = {piece.splitname for piece in pieces}
-  indices = [
-    index
-    for piece in pieces
-    for index in range(sizes[piece.splitname])[piece.from_ : piece.to]
+  ranges = [
+    range(sizes[piece.splitname])[piece.from_ : piece.to] for piece in pieces
   ]
-  if len(names) > 1 or not indices:
+  if len(names) > 1 or not any(map(len, ranges)):
     raise ValueError(no_split(split, sizes))
-  return names.pop(), np.asarray(indices)
+  return names.pop(), np.concatenate(
+    [np.arange(r.start, r.stop) for r in ranges if r]
+  )
 
 
 def no_split(
@@ -384,7 +415,9 @@ def no_split(
   )
 
 
-def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:
+def stratified_order(
+  labels: Sequence[int] | np.ndarray, seed: int
+) -> np.ndarray:
   """Returns an order of records in which every stretch has all classes alike.
 
   Each class is shuffled, and its records are spread evenly over the whole: so
@@ -397,8 +430,29 @@ def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:
   classes = np.asarray(labels)
   rng = np.random.default_rng(seed)
   ranks = np.empty(len(classes))
-  for label in np.unique(classes):
-    (members,) = np.nonzero(classes == label)
+  by_class = np.argsort(classes, kind="stable")
+  starts = np.flatnonzero(np.diff(classes[by_class])) + 1
+  for members in np.split(by_class, starts):
     spread = (np.arange(len(members)) + 0.5) / len(members)
     ranks[rng.permutation(members)] = spread
   return np.argsort(ranks, kind="stable")
+
+
+def part_of(split: str, labels: np.ndarray, seed: int) -> np.ndarray | None:
+  """Returns the records of a part of a split, of `stratified_order`, int32 [n].
+
+  None for the whole, in its own order.
+
+  Args:
+    split: a split in the notation of TFDS.
+    labels: labels of the records of the whole, int [n].
+    seed: seed of the order.
+
+  Raises:
+    ValueError: if there is no such part, or nothing in it.
+  """
+  base, *part = split.split("[")
+  if not part:
+    return None
+  _, chosen = parse_split(split, {base: len(labels)})
+  return stratified_order(labels, seed)[chosen].astype(np.int32)

@@ -40,8 +40,9 @@ from flax_resnet.training.steps import TrainStep
 # statistics at any step.
 MAY_DIFFER = (
   *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
-  *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
-  *("data.num_workers", "data.allow_changed", "patience", "profile"),
+  *("eval_batch_size", "data.data_dir", "data.root", "data.classes_file"),
+  *("data.num_threads", "data.num_workers", "data.allow_changed"),
+  *("patience", "profile"),
 )
 # Arguments of the functions of sections that are not keys of a config.
 _GIVEN = (
