@@ -30,7 +30,7 @@ def sums(
   mask: Bool[Array, " b"],
 ) -> Sums:
   """Returns the sums over the examples of a batch that `mask` marks."""
-  rank = _rank(logits, labels[:, None])
+  rank = ranks(logits, labels[:, None])
   return {
     "loss": jnp.where(mask, losses, 0).sum(
       dtype=jnp.promote_types(losses.dtype, jnp.float32)
@@ -41,7 +41,7 @@ def sums(
   }
 
 
-def _rank(
+def ranks(
   logits: Float[Array, "b n"], label: Int[Array, "b 1"]
 ) -> Int[Array, " b"]:
   """Returns how many classes come before the true one, in argmax's order."""
