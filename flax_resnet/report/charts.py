@@ -44,8 +44,9 @@ class Group:
 
   @property
   def first(self) -> Measured:
-    """The first of the runs, which is shown where one alone can be."""
-    return self.runs[0]
+    """The first run with all there is: it is shown where one alone can be."""
+    whole = (run for run in self.runs if run.mistakes is not None)
+    return next(whole, self.runs[0])
 
   @property
   def finals(self) -> list[float]:
@@ -310,7 +311,7 @@ def _of_probes(
         numbers = {"points": _numbered(rows[0])}
       else:
         values = np.array(rows, float)
-        numbers = _mean_and_band(range(1, values.shape[1] + 1), values)
+        numbers = _mean_and_band(range(1, values.shape[1] + 1), values.tolist())
       series.append(
         {
           "name": name if alone else Text(one.name, one.name),

@@ -117,7 +117,7 @@ class Chart {
     const ticks = log ? logTicks(y0, y1) : linearTicks(y0, y1, 5);
     const labels = ticks.map((t) => short(t, spec.percent));
     const left = 14 + 6.4 * Math.max(2, ...labels.map((l) => l.length));
-    const [right, top, bottom] = [width - 12, 8, height - 34];
+    const [right, top, bottom] = [width - 20, 8, height - 34];
     const scaleY = log ? Math.log : (v) => v;
     this.x = (v) => left + ((v - x0) / (x1 - x0)) * (right - left);
     this.toX = (px) => x0 + ((px - left) / (right - left)) * (x1 - x0);
@@ -140,8 +140,8 @@ class Chart {
     svg(this.svg, "text", {x: (left + right) / 2, y: height - 5,
       "text-anchor": "middle"}, say(spec.xLabel));
     const id = `clip-${spec.id}`;
-    svg(svg(this.svg, "clipPath", {id}), "rect", {x: left, y: top - 4,
-      width: right - left + 4, height: bottom - top + 8});
+    svg(svg(this.svg, "clipPath", {id}), "rect", {x: left - 5, y: top - 4,
+      width: right - left + 10, height: bottom - top + 8});
     const plot = svg(this.svg, "g", {"clip-path": `url(#${id})`});
     if (spec.diagonal)
       svg(plot, "line", {x1: this.x(0), y1: this.y(0), x2: this.x(1),

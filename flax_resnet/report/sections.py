@@ -207,47 +207,42 @@ def _of_seeds(groups: Sequence[Group], text: str) -> str:
 
 def classes(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
   del drawn
-  with_classes = [one for one in groups if one.mistakes is not None]
-  if not with_classes:
+  if all(one.mistakes is None for one in groups):
     return
-  yield markup.heading(Text("Accuracy by class", "클래스별 정확도"))
-  panels = []
-  for one in with_classes:
-    values, names = one.accuracy_by_class(), one.first.class_names
-    counts = one.first.mistakes.confusion.sum(1)
-    several = len(values) > 1
-    panels.append(
-      markup.panel(
-        markup.finding(sentences.by_class(values.mean(0), counts, names)),
-        markup.bars(
-          names,
-          values.mean(0),
-          values.std(0, ddof=1) if several else None,
-          counts,
-          one.color,
-        ),
-        title=one.name if len(groups) > 1 else None,
-      )
-    )
-  yield markup.grid(panels)
-  yield markup.heading(Text("What is taken for what", "무엇을 무엇으로 보는가"))
+  yield markup.heading(
+    Text("Classes, and what is taken for what", "클래스별 정확도와 혼동")
+  )
   yield markup.note(
     Text(
-      "Rows are classes, columns predictions."
-      + _of_seeds(groups, "All seeds are counted together."),
-      "행은 클래스, 열은 예측이다." + _of_seeds(groups, "모든 시드를 합쳤다."),
+      "In the matrix, rows are classes and columns predictions."
+      + _of_seeds(groups, "It counts all seeds together."),
+      "행렬의 행은 클래스, 열은 예측이다."
+      + _of_seeds(groups, "모든 시드를 합쳐서 센다."),
     )
   )
-  yield markup.grid(
-    markup.panel(
-      markup.finding(
-        sentences.confusion(one.mistakes.confusion, one.first.class_names)
+  panels = []
+  for one in groups:
+    values, mistakes = one.accuracy_by_class(), one.mistakes
+    if values is None or mistakes is None:
+      continue
+    names, confusion = one.first.class_names, mistakes.confusion
+    title = one.name if len(groups) > 1 else None
+    counts = confusion.sum(1) / len(values)
+    by_class = sentences.by_class(values.mean(0), counts, names)
+    spread = values.std(0, ddof=1) if len(values) > 1 else None
+    panels += [
+      markup.panel(
+        markup.finding(by_class),
+        markup.bars(names, values.mean(0), spread, counts, one.color),
+        title=title,
       ),
-      markup.matrix(one.mistakes.confusion, one.first.class_names),
-      title=one.name if len(groups) > 1 else None,
-    )
-    for one in with_classes
-  )
+      markup.panel(
+        markup.finding(sentences.confusion(confusion, names)),
+        markup.matrix(confusion, names),
+        title=title,
+      ),
+    ]
+  yield markup.grid(panels)
 
 
 def calibration(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:

@@ -169,6 +169,11 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Text:
       "No image was put into another class.",
       "다른 클래스로 분류된 이미지가 없다.",
     )
+  if errors.max() == 1 < total:
+    return Text(
+      f"No two of the {total:,} errors are alike.",
+      f"오류 {total:,}건 중 같은 혼동은 두 번 없다.",
+    )
   label, predicted = np.unravel_index(errors.argmax(), errors.shape)
   number, of = errors[label, predicted], counts[label].sum()
   return Text(

@@ -128,7 +128,10 @@ def test_runs_of_several_seeds_are_one_with_their_spread(
 
 @pytest.fixture
 def run(runs, tmp_path):
-  return shutil.copytree(runs / "seed0", tmp_path / "run")
+  pages_of_before = shutil.ignore_patterns("report.html")
+  return shutil.copytree(
+    runs / "seed0", tmp_path / "run", ignore=pages_of_before
+  )
 
 
 def test_a_run_without_evaluation(run, report):
@@ -239,6 +242,7 @@ def test_sentences_are_those_of_the_numbers():
   )
   assert sentences.accuracy([], rows) is None
   assert sentences.confusion(np.eye(2), "ab").en.startswith("No image")
+  assert sentences.confusion(np.ones((2, 2)), "ab").en.startswith("No two of")
 
 
 def test_groups_are_by_all_but_the_seed(measured):
