@@ -15,6 +15,10 @@ import numpy as np
 from turns import take_turns, Work
 
 
+# Of our functions, the classes of the other package.
+_NAMES = {"grad_cam": "GradCAM", "grad_cam_plus_plus": "GradCAMPlusPlus"}
+
+
 def _images(count: int, size: int) -> np.ndarray:
   rng = np.random.default_rng(0)
   return rng.normal(size=(count, size, size, 3)).astype(np.float32)
@@ -51,8 +55,7 @@ def grad_cam(model: str, count: int, size: int, method: str) -> Work:
   net = getattr(torchvision.models, model)(weights=None).eval().to(device)
   net = net.to(memory_format=torch.channels_last)
   images = torch.from_numpy(_images(count, size)).to(device)
-  name = {"grad_cam": "GradCAM", "grad_cam_plus_plus": "GradCAMPlusPlus"}
-  method_of = getattr(pytorch_grad_cam, name[method])
+  method_of = getattr(pytorch_grad_cam, _NAMES[method])
   explain = method_of(net, [net.layer4])
 
   def work(times: int) -> None:
@@ -69,10 +72,11 @@ def main() -> None:
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--seconds", type=float, default=5)
+  parser.add_argument("--methods", nargs="+", choices=_NAMES, default=_NAMES)
   args = parser.parse_args()
   print("| method | ours, images/s | grad-cam, images/s | ratio |")
   print("|---|--:|--:|--:|")
-  for method in ("grad_cam", "grad_cam_plus_plus"):
+  for method in args.methods:
     given = (args.model, args.images, args.size, method)
     results = take_turns(
       {
