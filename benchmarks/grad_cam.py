@@ -14,7 +14,6 @@ import os
 import numpy as np
 from turns import take_turns, Work
 
-
 # Of our functions, the classes of the other package.
 _NAMES = {"grad_cam": "GradCAM", "grad_cam_plus_plus": "GradCAMPlusPlus"}
 
