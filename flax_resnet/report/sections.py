@@ -121,10 +121,25 @@ def _duration(seconds: float) -> str:
 def _named(
   one: Group, groups: Sequence[Group], text: Text | None
 ) -> Text | None:
-  """Returns a sentence, with the group that it is on if there are several."""
+  """Returns a sentence on a group, with its name if there are several."""
   if text is None or len(groups) == 1:
     return text
   return Text(*(f"{one.name}: {each}" for each in text))
+
+
+def _of_first(
+  one: Group, groups: Sequence[Group], text: Text | None
+) -> Text | None:
+  """Returns a sentence on the first run of a group, if need be with its name."""
+  if text is None or (name := _name_of_first(one, groups)) is None:
+    return text
+  return Text(*(f"{name}: {each}" for each in text))
+
+
+def _name_of_first(one: Group, groups: Sequence[Group]) -> str | None:
+  """Returns the name of the run that is shown; None if there is no other."""
+  alone = len(groups) == len(one.runs) == 1
+  return None if alone else one.first.name
 
 
 def recipe(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
@@ -193,7 +208,7 @@ def curves(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
       f"<h3>{markup.both(chart['title'])}</h3>",
       markup.chart(chart["id"]),
       *(
-        markup.finding(_named(one, groups, on[chart["id"]](one.first)))
+        markup.finding(_of_first(one, groups, on[chart["id"]](one.first)))
         for one in groups
       ),
     )
@@ -301,7 +316,7 @@ def examples(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
         sentences.errors(one.first.mistakes, one.first.class_names)
       ),
       markup.pictures(one.first.errors, one.first.class_names, mistakes=True),
-      title=one.first.name if len(groups) > 1 else None,
+      title=_name_of_first(one, groups),
     )
     for one in shown
   )
@@ -317,7 +332,7 @@ def examples(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
       markup.finding(
         sentences.grad_cam([*one.first.errors, *one.first.unsure])
       ),
-      title=one.first.name if len(groups) > 1 else None,
+      title=_name_of_first(one, groups),
     )
     for one in shown
   )
@@ -354,7 +369,7 @@ def skips(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
       f"<h3>{markup.both(chart['title'])}</h3>",
       markup.chart(chart["id"]),
       *(
-        markup.finding(_named(one, groups, on(one.first)))
+        markup.finding(_of_first(one, groups, on(one.first)))
         for one in groups
         if one.first.after is not None
       ),
