@@ -74,7 +74,7 @@ def add_network_arguments(
   several: bool = False,
 ) -> None:
   """Adds the flags that name a trained network, or `several`: then lists."""
-  number = {"nargs": "+"} if several else {}
+  number: Any = {"nargs": "+"} if several else {}
   parser.add_argument(
     "--workdir", type=path, metavar="DIR", help="folder of a run", **number
   )

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         print(row if args.json else flags.printable(problem), flush=True)
         continue
       cam = {}
-      if isinstance(found, grad_cam.Explanation):
+      if args.cam is not None and isinstance(found, grad_cam.Explanation):
         cam = {"cam": str(args.cam / names.of(path))}
         args.cam.mkdir(exist_ok=True)  # Now that there is a picture.
         picture = grad_cam.overlay(found.pixels, found.cam)

@@ -9,11 +9,12 @@ import dataclasses
 import functools
 import inspect
 import os
-from typing import Any
+from typing import Any, cast
 
 import cv2
 from flax import linen as nn
 import jax
+from jax import core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
@@ -151,7 +152,7 @@ def _check_classes(classes: Array, images: int, num_classes: int) -> None:
       f"classes are {classes.dtype} {list(classes.shape)}: give one whole "
       f"number for each of the {images} images"
     )
-  if isinstance(classes, jax.core.Tracer):  # Their values come later.
+  if isinstance(classes, core.Tracer):  # Their values come later.
     return
   if ((classes < 0) | (classes >= num_classes)).any():
     raise ValueError(
@@ -223,7 +224,7 @@ def _forward(
 
   with nn.intercept_methods(add_offset):
     logits = model.apply(variables, images, train=False)
-  return found[0], logits
+  return found[0], cast(Array, logits)
 
 
 def _weights_plus_plus(

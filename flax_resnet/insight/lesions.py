@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 from flax import linen as nn
 import jax
@@ -129,7 +129,7 @@ def _predict(
 
   with nn.intercept_methods(cut):
     logits = model.apply(variables, images, train=False)
-  return logits.argmax(-1)
+  return cast(Array, logits).argmax(-1)
 
 
 def _removable(

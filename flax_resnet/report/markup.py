@@ -125,7 +125,7 @@ def bars(
       f"{half}개.",
     )
   lines = []
-  for n in order:
+  for n in order.tolist():
     name = html.escape(names[n])
     lines.append(f'<span class="name" title="{name}">{name}</span>')
     if not counts[n]:

@@ -197,7 +197,7 @@ def _empty_classes(
   mistakes: Mistakes, class_names: Sequence[str]
 ) -> Iterator[str]:
   counts = mistakes.confusion.sum(1)
-  empty = [class_names[n] for n in np.flatnonzero(counts == 0)]
+  empty = [class_names[n] for n in np.flatnonzero(counts == 0).tolist()]
   if empty:
     more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
     yield (

@@ -97,7 +97,9 @@ def _row(one: Group) -> list[str]:
     _mean(best, 100),
     _mean([row.get("val/loss", math.nan) for row in last], 1, 4),
     _mean(ece, 100),
-    _duration(np.mean([s for s in seconds if s])) if any(seconds) else "-",
+    _duration(float(np.mean([s for s in seconds if s])))
+    if any(seconds)
+    else "-",
   ]
 
 
@@ -130,7 +132,7 @@ def _named(
 def _of_first(
   one: Group, groups: Sequence[Group], text: Text | None
 ) -> Text | None:
-  """Returns a sentence on the first run of a group, if need be with its name."""
+  """Returns a sentence on the first run of a group, with its name."""
   if text is None or (name := _name_of_first(one, groups)) is None:
     return text
   return Text(*(f"{name}: {each}" for each in text))
@@ -297,7 +299,11 @@ def calibration(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
 
 def examples(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
   del drawn
-  shown = [one for one in groups if one.first.mistakes is not None]
+  shown = [
+    (one.first, mistakes, _name_of_first(one, groups))
+    for one in groups
+    if (mistakes := one.first.mistakes) is not None
+  ]
   if not shown:
     return
   yield markup.heading(Text("The most confident errors", "가장 확신한 오류"))
@@ -312,29 +318,23 @@ def examples(groups: Sequence[Group], drawn: list[Chart]) -> Iterator[str]:
   )
   yield markup.grid(
     markup.panel(
-      markup.finding(
-        sentences.errors(one.first.mistakes, one.first.class_names)
-      ),
-      markup.pictures(one.first.errors, one.first.class_names, mistakes=True),
-      title=_name_of_first(one, groups),
+      markup.finding(sentences.errors(mistakes, run.class_names)),
+      markup.pictures(run.errors, run.class_names, mistakes=True),
+      title=name,
     )
-    for one in shown
+    for run, mistakes, name in shown
   )
   yield markup.heading(
     Text("The least confident right answers", "가장 자신 없이 맞힌 것")
   )
   yield markup.grid(
     markup.panel(
-      markup.finding(
-        sentences.unsure(one.first.mistakes, one.first.class_names)
-      ),
-      markup.pictures(one.first.unsure, one.first.class_names, mistakes=False),
-      markup.finding(
-        sentences.grad_cam([*one.first.errors, *one.first.unsure])
-      ),
-      title=_name_of_first(one, groups),
+      markup.finding(sentences.unsure(mistakes, run.class_names)),
+      markup.pictures(run.unsure, run.class_names, mistakes=False),
+      markup.finding(sentences.grad_cam([*run.errors, *run.unsure])),
+      title=name,
     )
-    for one in shown
+    for run, mistakes, name in shown
   )
 
 

@@ -148,7 +148,7 @@ def by_class(
   if not len(there):
     return None
   worst, best = (
-    there[pick(accuracies[there])] for pick in (np.argmin, np.argmax)
+    int(there[pick(accuracies[there])]) for pick in (np.argmin, np.argmax)
   )
   return Text(
     f"“{names[worst]}” is recognized least often ({accuracies[worst]:.1%} of "
@@ -174,7 +174,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Text:
       f"No two of the {total:,} errors are alike.",
       f"오류 {total:,}건 중 같은 혼동은 두 번 없다.",
     )
-  label, predicted = np.unravel_index(errors.argmax(), errors.shape)
+  label, predicted = map(int, np.unravel_index(errors.argmax(), errors.shape))
   number, of = errors[label, predicted], counts[label].sum()
   return Text(
     f"The most frequent confusion: “{names[label]}” taken for "

@@ -202,7 +202,7 @@ _BY_BIN = ("bin_counts", "bin_right", "bin_confidence")
 
 def _zeros(num_classes: int) -> Sums:
   """Returns the sums over no example, in NumPy."""
-  zeros = {name: np.zeros(num_classes, np.int32) for name in _BY_CLASS}
+  zeros: Sums = {name: np.zeros(num_classes, np.int32) for name in _BY_CLASS}
   zeros |= {name: np.zeros(NUM_BINS, np.int32) for name in _BY_BIN}
   zeros["bin_confidence"] = np.zeros(NUM_BINS, np.float32)
   if num_classes <= MAX_CONFUSION:
