@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
   flags.check_is_positive("--batch-size", args.batch_size)
   if args.max_pixels is not None:
     flags.check_is_positive("--max-pixels", args.max_pixels)
-  if args.cam is not None:
+  if args.cam:
     flags.check_is_new(args.cam)
   with reported_as("predict"):
     paths = predictors.find_images(args.images)
@@ -73,10 +73,13 @@ def run(args: argparse.Namespace) -> None:
     predictor = dataclasses.replace(predictor, max_pixels=args.max_pixels)
   problems, names = [], _Names()
   with reported_as("predict"):
-    if args.cam is None:
-      each = predictor.predict_each(paths, args.batch_size)
-    else:
-      each = grad_cam.explain_each(predictor, paths, args.batch_size)
+    given = (paths, args.batch_size)
+    with_cams = bool(args.cam)
+    each = (
+      grad_cam.explain_each(predictor, *given)
+      if with_cams
+      else predictor.predict_each(*given)
+    )
     for path, found in zip(paths, each, strict=True):
       if isinstance(found, ImageError):
         problem = str(found)
@@ -84,20 +87,21 @@ def run(args: argparse.Namespace) -> None:
         row = storage.to_json({"image": str(path), "error": problem})
         print(row if args.json else flags.printable(problem), flush=True)
         continue
-      cam = {}
-      if args.cam is not None and isinstance(found, grad_cam.Explanation):
+      if not isinstance(found, grad_cam.Explanation):
+        cam, probabilities = {}, found
+      else:
         cam = {"cam": str(args.cam / names.of(path))}
         args.cam.mkdir(exist_ok=True)  # Now that there is a picture.
         picture = grad_cam.overlay(found.pixels, found.cam)
         Image.fromarray(picture).save(cam["cam"])
-        found = found.probabilities
+        probabilities = found.probabilities
       classes = [
         {
           "label": int(label),
           "class": predictor.class_names[label],
-          "probability": float(found[label]),
+          "probability": float(probabilities[label]),
         }
-        for label in found.argsort()[::-1][: args.top]
+        for label in probabilities.argsort()[::-1][: args.top]
       ]
       if args.json:
         row = {"image": str(path), "classes": classes, **cam}
