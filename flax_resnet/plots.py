@@ -205,6 +205,31 @@ def layer_responses(
   return _save(both, path)
 
 
+def lesions(
+  without: Curves,
+  removed: Mapping[str, Mapping[int, Sequence[float]]],
+  reordered: Mapping[str, Sequence[tuple[float, float]]],
+  styles: Styles,
+  title: str,
+  path: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Draws accuracies with blocks removed: Figs. 3 and 5 of Veit et al. 2016."""
+  all_axes = single, several, order = _axes(title, 1, 3, sharey=True)
+  for name, style in styles.items():
+    values = [100 * (v if v is not None else math.nan) for v in without[name]]
+    numbers = range(1, len(values) + 1)
+    single.plot(numbers, values, marker="o", markersize=3, label=name, **style)
+    means = {k: 100 * np.mean(each) for k, each in removed[name].items()}
+    several.plot(means.keys(), means.values(), **style)
+    points = [(x, 100 * y) for x, y in reordered[name]]
+    order.plot(*np.reshape(points, (-1, 2)).T, ".", **style)
+  single.set(title="without one block", xlabel="block", ylabel="accuracy (%)")
+  several.set(title="without some, at random", xlabel="blocks removed")
+  order.set(title="blocks swapped", xlabel="rank correlation with the order")
+  single.legend(frameon=False, fontsize=8)
+  return _save(all_axes, path)
+
+
 def confusion_matrix(
   counts: np.ndarray,
   accuracy_by_class: np.ndarray,

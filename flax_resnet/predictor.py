@@ -134,6 +134,24 @@ class Predictor:
     self, paths: Iterable[str | os.PathLike], batch_size: int = 32
   ) -> Iterator[Float[np.ndarray, " n"] | ImageError]:
     """Yields what `predict` does, and the error of a file in its place."""
+    for pixels, errors in self.read_batches(paths, batch_size):
+      probabilities = np.asarray(self._probabilities(self.variables, pixels))
+      for row, error in enumerate(errors):
+        yield probabilities[row] if error is None else error
+
+  def read_batches(
+    self, paths: Iterable[str | os.PathLike], batch_size: int = 32
+  ) -> Iterator[tuple[UInt8[np.ndarray, "b h w c"], list[ImageError | None]]]:
+    """Yields the pixels of files as `read` gives them, and their errors.
+
+    Args:
+      paths: paths of image files, see `find_images`.
+      batch_size: number of images of each batch. The last one is filled up with
+        black images, so that all have one shape.
+
+    Yields:
+      A batch, and for each of its files the error, or None.
+    """
 
     def read(
       path: str | os.PathLike,
@@ -149,15 +167,13 @@ class Predictor:
       while batch := list(itertools.islice(paths, batch_size)):
         # One shape, one compilation.
         pixels = np.zeros((batch_size, size, size, self.channels), np.uint8)
-        errors = {}
+        errors: list[ImageError | None] = [None] * len(batch)
         for row, image in enumerate(pool.map(read, batch)):
           if isinstance(image, ImageError):
             errors[row] = image
           else:
             pixels[row] = image
-        probabilities = np.asarray(self._probabilities(self.variables, pixels))
-        for row in range(len(batch)):
-          yield errors.get(row, probabilities[row])
+        yield pixels, errors
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:

@@ -96,8 +96,12 @@ class TrainedRun:
     before, after = probe(self.run.model, states, images, labels)
     return before, after
 
-  def mistakes(self) -> Mistakes:
-    """Returns what the trained network gets wrong on the evaluation split."""
+  def mistakes(self, keep: int = 20) -> Mistakes:
+    """Returns what the trained network gets wrong on the evaluation split.
+
+    Args:
+      keep: number of examples that are kept, as in `find_mistakes`; default 20.
+    """
     model, normalize = self.run.model, self.run.normalize
 
     @jax.jit
@@ -109,6 +113,7 @@ class TrainedRun:
       lambda images: predict(self.after, images),
       self.run.eval_batches(),
       model.num_classes,
+      keep,
     )
 
 

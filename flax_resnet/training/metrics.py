@@ -34,7 +34,7 @@ def sums(
   Of examples with several labels, "top1" and "top5" stay 0.
   """
   if labels.ndim == 1:
-    rank = _rank(logits, labels[:, None])
+    rank = ranks(logits, labels[:, None])
   else:
     rank = jnp.full(len(labels), logits.shape[-1])
   return {
@@ -47,7 +47,7 @@ def sums(
   }
 
 
-def _rank(
+def ranks(
   logits: Float[Array, "b n"], label: Int[Array, "b 1"]
 ) -> Int[Array, " b"]:
   """Returns how many classes come before the true one, in argmax's order."""

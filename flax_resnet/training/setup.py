@@ -108,7 +108,10 @@ class Run:
 
   def about(self) -> dict[str, Any]:
     """Returns the part of a checkpoint that is not arrays."""
+    devices = list(self.mesh.devices.flat)
     return {
+      "devices": f"{len(devices)} x {devices[0].device_kind}",
+      "jax": jax.__version__,
       "config": dataclasses.asdict(self.recipe),
       "class_names": list(self.dataset.class_names),
       "data": self.dataset.identity,

@@ -268,6 +268,18 @@ def read_about(
   return config, tuple(names)
 
 
+def read_devices(checkpoint: pathlib.Path) -> str | None:
+  """Returns "8 x NVIDIA H100, JAX 0.10.2": what a run was trained on.
+
+  None if the checkpoint does not say it, as those of before 0.2.0.
+  """
+  try:
+    about = storage.read_json(checkpoint / "about" / "metadata")
+    return f"{about['devices']}, JAX {about['jax']}"
+  except (OSError, ValueError, KeyError):
+    return None
+
+
 def _restore(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the tree of arrays that Orbax has saved in a folder."""
   # The handler, as a Checkpointer warns of a file that a run's state lacks.
