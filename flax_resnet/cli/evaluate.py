@@ -14,6 +14,7 @@ columns predictions), the expected calibration error (Guo et al. 2017) and its
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from etils import epy
@@ -23,8 +24,10 @@ from flax_resnet.cli import flags, tables
 from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
-  from flax_resnet import sharding
-  from flax_resnet.data import dataset, sources
+  import numpy as np
+
+  from flax_resnet import models, sharding
+  from flax_resnet.data import dataset, imagenet, sources
   from flax_resnet.training import evaluation, multilabel, scores, setup
   from flax_resnet.weights import files, preprocessing, pretrained
 
@@ -58,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="print accuracy by class, confusions and calibration as well",
   )
+  parser.add_argument(
+    "--real-labels",
+    type=flags.path,
+    metavar="FILE",
+    help="real.json: ReaL labels of ImageNet's validation images, of which a "
+    "prediction may be any (Beyer et al. 2020)",
+  )
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -76,9 +86,12 @@ def run(args: argparse.Namespace) -> None:
   if len(each) > 1 and not args.json:
     print(tables.head(width, args.top), flush=True)
   for one, name, config in zip(each, names, configs, strict=True):
-    found, classes = _scores(one, config)
     model, data = config["model"], config["data"]
     of = f"{model['name']} of {name} on {data['name']} {data['eval_split']}"
+    if args.real_labels is not None:
+      _print_real(of, name, one, config)
+      continue
+    found, classes = _scores(one, config)
     if isinstance(found, dict):
       _print_several(of, name, found, classes if args.json else None)
       continue
@@ -105,13 +118,36 @@ def _each_network(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
     yield argparse.Namespace(**{**vars(args), **one})
 
 
-def _scores(
-  args: argparse.Namespace, config: dict[str, Any]
-) -> tuple["scores.Scores | dict[str, Any]", Sequence[str]]:
-  """Returns the scores of a network, and the names of its classes.
+@dataclasses.dataclass(frozen=True)
+class _Task:
+  """What is evaluated.
 
-  Where images have several labels, logits and labels in place of the scores.
+  Attributes:
+    recipe: the checked config.
+    model: the network.
+    variables: its variables, on all devices.
+    normalize: normalization of uint8 images.
+    split: the images.
+    columns: classes of the network that the labels of the images stand for, in
+      their order; None for all.
+    mesh: the devices.
   """
+
+  recipe: "setup.Recipe"
+  model: "models.ResNet"
+  variables: Any
+  normalize: Any
+  split: "dataset.Split"
+  columns: "np.ndarray | None"
+  mesh: Any
+
+  def batches(self) -> Iterator[Any]:
+    """Returns the batches of all images."""
+    return setup.eval_batches(self.recipe, self.split, self.mesh)
+
+
+def _task(args: argparse.Namespace, config: dict[str, Any]) -> _Task:
+  """Returns a network, and images that fit it."""
   weights = flags.weights_of(args)
   recipe = schema.build("config", setup.Recipe, config)
   with reported_as("evaluate"):
@@ -120,7 +156,11 @@ def _scores(
   # A run's own names: its images may be in folders of other classes as well.
   names = loaded.class_names if args.workdir is not None else ()
   split = dataset.load_eval(recipe.data, num_classes=classes, class_names=names)
-  if classes != (found := len(split.source.class_names)):
+  found, columns = len(split.source.class_names), None
+  # Images of ImageNet's classes, or of some of them; a run has its own.
+  if classes == imagenet.NUM_CLASSES and args.workdir is None:
+    columns = imagenet.labels_of(split.source.class_names)
+  if classes != found and columns is None:
     raise InputError(
       f"the weights have {classes} classes and the data set {found}: choose "
       "the --config of another data set"
@@ -131,29 +171,66 @@ def _scores(
       f"{loaded.channels}: choose the --config of another data set"
     )
   _, normalize = setup.set_up_augment(recipe, loaded.model, channels)
-  variables = sharding.replicate(loaded.variables, mesh)
-  batches = setup.eval_batches(recipe, split, mesh)
+  return _Task(
+    recipe,
+    loaded.model,
+    sharding.replicate(loaded.variables, mesh),
+    normalize,
+    split,
+    columns,
+    mesh,
+  )
+
+
+def _scores(
+  args: argparse.Namespace, config: dict[str, Any]
+) -> tuple["scores.Scores | dict[str, Any]", Sequence[str]]:
+  """Returns the scores of a network, and the names of its classes.
+
+  Where images have several labels, logits and labels in place of the scores.
+  """
+  task = _task(args, config)
+  split, mesh, batches = task.split, task.mesh, task.batches()
   class_names = split.source.class_names
   if sources.is_multi_label(split.source):
     if args.flip or args.top or args.details:
       raise InputError(
         "--flip, --top and --details are for images with one label each"
       )
-    eval_step = multilabel.make_eval_step(loaded.model, normalize, mesh=mesh)
-    of_one = multilabel.score_each(eval_step, {"": variables}, batches, mesh)
+    eval_step = multilabel.make_eval_step(task.model, task.normalize, mesh=mesh)
+    each = {"": task.variables}
+    of_one = multilabel.score_each(eval_step, each, batches, mesh)
     return of_one[""], class_names
   step = scores.make_score_step(
-    loaded.model, normalize, mesh=mesh, flip=args.flip
+    task.model,
+    task.normalize,
+    mesh=mesh,
+    flip=args.flip,
+    columns=task.columns,
   )
-  result = scores.score(
-    step,
-    variables,
-    batches,
-    mesh,
-    classes,
-  )
+  result = scores.score(step, task.variables, batches, mesh, len(class_names))
   evaluation.check_counted({"val/count": result.means["count"]})
   return result, class_names
+
+
+def _print_real(
+  of: str, name: str, args: argparse.Namespace, config: dict[str, Any]
+) -> None:
+  """Prints the share of images of which a ReaL label is predicted."""
+  task = _task(args, config)
+  source = task.split.source
+  names = map(source.name, range(len(source)))
+  real = imagenet.read_real_labels(args.real_labels, names)
+  logits_of = scores.make_logits(task.model, task.normalize, args.flip)
+  predicted = scores.predict_each(
+    logits_of, task.variables, task.batches(), task.mesh
+  )
+  top1, count = imagenet.real_top1(predicted, real)
+  if args.json:
+    row = {"network": name, "val/real_top1": top1, "val/count": count}
+    print(storage.to_json(row), flush=True)
+  else:
+    print(f"{of}: real top1 {top1:.2%}  on {count:,} images", flush=True)
 
 
 def _print_several(

@@ -4,7 +4,7 @@ As in `evaluation`, sums stay on the device, replicated over the mesh, and every
 example that a mask marks counts once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import math
 import time
@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
 from flax_resnet import sharding
@@ -125,7 +125,12 @@ def shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def make_score_step(
-  model: ResNet, normalize: Normalize, *, mesh: Mesh, flip: bool = False
+  model: ResNet,
+  normalize: Normalize,
+  *,
+  mesh: Mesh,
+  flip: bool = False,
+  columns: np.ndarray | None = None,
 ) -> jax.stages.Wrapped:
   """Returns the jitted function that adds a batch to the sums of `scores`.
 
@@ -135,19 +140,16 @@ def make_score_step(
     mesh: the devices.
     flip: whether the logits are means over each image and its mirror image;
       default False.
+    columns: int [n], classes of the network that the labels of the images stand
+      for, in their order; None (default) for all.
 
   Returns:
     (variables, sums, batch) -> sums.
   """
-
-  def logits_of(variables: Any, images: Array) -> Array:
-    return cast(Array, model.apply(variables, images, train=False))
+  logits_of = make_logits(model, normalize, flip, columns)
 
   def step(variables: Any, total: Sums, batch: Batch) -> Sums:
-    images = normalize(batch["image"])
-    logits = logits_of(variables, images)
-    if flip:
-      logits = (logits + logits_of(variables, images[:, :, ::-1])) / 2
+    logits = logits_of(variables, batch["image"])
     labels, mask = batch["label"], batch["mask"]
     each = losses.cross_entropy(logits, labels)
     means = metrics.sums(each, logits, labels, mask)
@@ -157,6 +159,58 @@ def make_score_step(
     }
 
   return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def make_logits(
+  model: ResNet,
+  normalize: Normalize,
+  flip: bool = False,
+  columns: np.ndarray | None = None,
+) -> Callable[[Any, UInt8[Array, "b h w c"]], Float[Array, "b n"]]:
+  """Returns the function from variables and images to logits.
+
+  Args:
+    model: the network.
+    normalize: as in `make_score_step`.
+    flip: as in `make_score_step`.
+    columns: as in `make_score_step`.
+  """
+
+  def logits_of(variables, images):
+    images = normalize(images)
+    logits = cast(Array, model.apply(variables, images, train=False))
+    if flip:
+      mirrored = model.apply(variables, images[:, :, ::-1], train=False)
+      logits = (logits + cast(Array, mirrored)) / 2
+    return logits if columns is None else logits[:, columns]
+
+  return logits_of
+
+
+def predict_each(
+  logits_of: Callable[[Any, UInt8[Array, "b h w c"]], Float[Array, "b n"]],
+  variables: Any,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  mesh: Mesh,
+) -> Int[np.ndarray, " n"]:
+  """Returns the most probable class of each example, in order.
+
+  Args:
+    logits_of: see `make_logits`.
+    variables: as in `score`.
+    batches: batches of one host, see `data.Split.eval_batches`.
+    mesh: the devices.
+  """
+
+  def step(variables, batch):
+    return logits_of(variables, batch["image"]).argmax(-1), batch["mask"]
+
+  compiled = jax.jit(step, out_shardings=sharding.replicated(mesh))
+  found = []
+  for batch in batches:
+    labels, mask = compiled(variables, sharding.shard_batch(batch, mesh))
+    found.append(np.asarray(labels)[np.asarray(mask)])
+  return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 
 def score(
