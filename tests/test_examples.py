@@ -1,8 +1,11 @@
 """The examples run, shortened, and do what their first lines say."""
 
 import functools
+import os
 import re
 import runpy
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import train
+from flax_resnet.training.log import read_rows
 from flax_resnet.weights import files
 from tests.recipes import ROOT
 
@@ -113,3 +117,63 @@ def test_nnx(run):
   last = out.splitlines()[-1]
   assert last.endswith("of the 360 test digits")
   assert percent("", last) > 80
+
+
+FEW = [
+  f"--config.{change}"
+  for change in (
+    *("num_steps=4", "log_every=2", "eval_every=4", "checkpoint_every=4"),
+    *(
+      "steps_per_call=1",
+      "model.stage_sizes=(1,)",
+      "model.stage_features=(4,)",
+    ),
+  )
+]
+
+
+def run_alone(name, folder, data_dir, *arguments):
+  """Runs an example in a process of its own, which logs what it likes."""
+  done = subprocess.run(
+    [
+      *(sys.executable, ROOT / "examples" / f"{name}.py", *arguments, *FEW),
+      f"--config.data.data_dir={data_dir}",
+    ],
+    cwd=folder,
+    # mlflow-skinny cannot open the database that is the example's default.
+    env=os.environ
+    | {"PYTHONPATH": str(ROOT), "MLFLOW_ALLOW_FILE_STORE": "true"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "finished after 4 steps" in done.stdout
+
+
+@pytest.mark.deep
+def test_log_to_wandb(tmp_path, data_dir):
+  pytest.importorskip("wandb", reason="needs pip install wandb")
+  run_alone("log_to_wandb", tmp_path, data_dir)
+  (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+  (log,) = folder.glob("*.wandb")
+  contents = log.read_bytes()  # A log of protocol buffers; keys are text.
+  for key in (b"train/loss", b"val/top1", b"stage_features"):
+    assert key in contents
+
+
+@pytest.mark.deep
+def test_log_to_mlflow(tmp_path, data_dir, monkeypatch):
+  mlflow = pytest.importorskip("mlflow", reason="needs pip install mlflow")
+  monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+  store = f"file:{tmp_path / 'mlruns'}"
+  run_alone("log_to_mlflow", tmp_path, data_dir, "--store", store)
+  mlflow.set_tracking_uri(store)
+  (found,) = mlflow.search_runs(
+    search_all_experiments=True, output_format="list"
+  )
+  rows = read_rows(tmp_path / "runs" / "mlflow" / "metrics.jsonl")
+  client = mlflow.MlflowClient(store)
+  history = client.get_metric_history(found.info.run_id, "train/loss")
+  logged = {point.step: point.value for point in history}
+  assert logged == {row["step"]: row["train/loss"] for row in rows}
+  assert found.data.params["optim.learning_rate"] == "0.1"

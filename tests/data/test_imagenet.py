@@ -143,9 +143,7 @@ def test_real_labels_may_be_any_of_several(evaluate, weights, tmp_path):
 
 def test_other_files_of_real_labels_are_refused(tmp_path):
   path = tmp_path / "real.json"
-  with pytest.raises(
-    InputError, match="is not real.json, a list of the"
-  ):
+  with pytest.raises(InputError, match="is not real.json, a list of the"):
     imagenet.read_real_labels(path, [])
   path.write_text("[[1], [2]]")
   with pytest.raises(InputError, match="cat.png is not one of the 2 images"):
