@@ -245,6 +245,9 @@ def _card(
   else:
     lines += ["timm has no architecture for this network."]
   if recipe:
+    data = recipe.get("data", {})
+    # Where the data lies is of no use elsewhere, and nobody's concern.
+    data = {k: v for k, v in data.items() if k not in ("data_dir", "root")}
     lines += ["", "## Recipe", "", "```json"]
-    lines += [storage.to_json(recipe, indent=2), "```"]
+    lines += [storage.to_json({**recipe, "data": data}, indent=2), "```"]
   return "\n".join(lines) + "\n"
