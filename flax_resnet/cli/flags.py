@@ -107,7 +107,15 @@ class Parser(argparse.ArgumentParser):
 
 def path(text: str) -> pathlib.Path:
   """Returns the path that a flag gives; ~ is the home, as in a shell."""
-  return pathlib.Path(os.path.expanduser(text))
+  return pathlib.Path(os.path.expanduser(local(text)))
+
+
+def local(text: str) -> str:
+  """Returns a text that may be a path of this machine, and is no URL."""
+  if text not in (location := schema.Location()):
+    # argparse says of which flag.
+    raise argparse.ArgumentTypeError(f"{text} is a URL: give {location}")
+  return text
 
 
 def add_network_arguments(
@@ -127,6 +135,7 @@ def add_network_arguments(
   )
   parser.add_argument(
     "--weights",
+    type=local,
     metavar="FILE|TAG",
     help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
     "checkpoint, one of a run's or hf-hub:owner/repository",

@@ -24,7 +24,7 @@ with epy.lazy_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("images", nargs="+", metavar="IMAGE")
+  parser.add_argument("images", nargs="+", type=flags.local, metavar="IMAGE")
   flags.add_network_arguments(parser)
   parser.add_argument(
     "--top", type=int, default=5, metavar="N", help="classes an image (5)"

@@ -25,7 +25,9 @@ import numpy as np
 from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
+from flax_resnet.errors import InputError
 from flax_resnet.models.variables import Variables
+from flax_resnet.schema import Location
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import check_counted, evaluate
@@ -87,6 +89,8 @@ def train(
       more.
     Stopped: at SIGINT or SIGTERM, after a checkpoint.
   """
+  if str(workdir) not in (location := Location()):
+    raise InputError(f"workdir {workdir} is a URL: give {location}")
   workdir = pathlib.Path(os.path.expanduser(workdir))
   config = config.to_dict() if isinstance(config, ConfigDict) else config
   writes = jax.process_index() == 0  # One host writes the files of the run.

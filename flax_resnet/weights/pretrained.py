@@ -22,6 +22,7 @@ from flax_resnet.models.variables import (
   Variables,
   with_new_head,
 )
+from flax_resnet.schema import Location
 from flax_resnet.weights import files, hub
 from flax_resnet.weights.files import Source
 from flax_resnet.weights.preprocessing import Preprocessing
@@ -135,6 +136,8 @@ def find(weights: str | pathlib.Path) -> Source:
   """
   if str(weights).startswith(hub.PREFIX):
     return _checked(hub.fetch(str(weights)), weights)
+  if str(weights) not in (location := Location()):
+    raise WeightsError(f"{weights} is a URL: give {location}")
   path = pathlib.Path(os.path.expanduser(weights))
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))
