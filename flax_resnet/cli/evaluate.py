@@ -77,7 +77,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
   """Returns the config of the run, or of the recipe for the weights."""
   flags.check_network_arguments(args)
   if args.workdir is not None:
-    config = storage.read_config(args.workdir)
+    config = storage.read_config(flags.local_run(args.workdir, args.checkpoint))
     return recipes.override(config, args.overrides).to_dict()
   if args.config is None:
     raise InputError("--weights needs --config for the data")

@@ -21,7 +21,7 @@ import warnings
 
 from etils import epy
 
-from flax_resnet import recipes, schema, storage
+from flax_resnet import bucket, recipes, schema, storage
 from flax_resnet.errors import InputError, reported_as, RunError
 from flax_resnet.training.stop import Stopped
 
@@ -30,7 +30,7 @@ with epy.lazy_imports():
 
   from flax_resnet import hosts, models, predictor
   from flax_resnet.training import setup
-  from flax_resnet.weights import files, preprocessing, pretrained
+  from flax_resnet.weights import files, preprocessing, pretrained, remote
 
 # Characters of an error that are printed; a value in it may have millions.
 MAX_ERROR_LENGTH = 1_500
@@ -105,6 +105,17 @@ class Parser(argparse.ArgumentParser):
     return args
 
 
+def place(text: str) -> pathlib.Path | bucket.Url:
+  """Returns the path, or the URL of a bucket, that a flag gives."""
+  text = place_or_name(text)
+  return bucket.Url(text) if bucket.is_url(text) else path(text)
+
+
+def place_or_name(text: str) -> str:
+  """Returns a text that may be a path, a URL of a bucket, or a name."""
+  return _of(bucket.LOCATION, text)
+
+
 def path(text: str) -> pathlib.Path:
   """Returns the path that a flag gives; ~ is the home, as in a shell."""
   return pathlib.Path(os.path.expanduser(local(text)))
@@ -112,8 +123,11 @@ def path(text: str) -> pathlib.Path:
 
 def local(text: str) -> str:
   """Returns a text that may be a path of this machine, and is no URL."""
-  if text not in (location := schema.Location()):
-    # argparse says of which flag.
+  return _of(schema.Location(), text)
+
+
+def _of(location: schema.Location, text: str) -> str:
+  if text not in location:  # argparse says of which flag.
     raise argparse.ArgumentTypeError(f"{text} is a URL: give {location}")
   return text
 
@@ -125,7 +139,7 @@ def add_network_arguments(
 ) -> None:
   """Adds the flags that name a trained network."""
   parser.add_argument(
-    "--workdir", type=path, metavar="DIR", help="folder of a run"
+    "--workdir", type=place, metavar="DIR|URL", help="folder of a run"
   )
   parser.add_argument(
     "--checkpoint",
@@ -135,8 +149,8 @@ def add_network_arguments(
   )
   parser.add_argument(
     "--weights",
-    type=local,
-    metavar="FILE|TAG",
+    type=place_or_name,
+    metavar="FILE|URL|TAG",
     help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
     "checkpoint, one of a run's or hf-hub:owner/repository",
   )
@@ -175,9 +189,20 @@ def weights_of(args: argparse.Namespace) -> str | pathlib.Path:
   check_network_arguments(args)
   if args.workdir is None:
     return args.weights
-  storage.read_config(args.workdir)  # A folder that is no run ends here.
+  workdir = local_run(args.workdir, args.checkpoint)
+  storage.read_config(workdir)  # A folder that is no run ends here.
   with reported_as("--workdir"):
-    return files.find_checkpoint(args.workdir, args.checkpoint)
+    return files.find_checkpoint(workdir, args.checkpoint)
+
+
+def local_run(
+  workdir: pathlib.Path | bucket.Url, checkpoint: str = "newest"
+) -> pathlib.Path:
+  """Returns a workdir, or a copy of one in a bucket, with a checkpoint."""
+  if isinstance(workdir, pathlib.Path):
+    return workdir
+  with reported_as("--workdir"):
+    return remote.fetch_run(workdir, checkpoint)
 
 
 def load_predictor(args: argparse.Namespace) -> "predictor.Predictor":
@@ -347,7 +372,7 @@ def print_error(error: object) -> None:
 
 
 def _one_line(message: object) -> str:
-  line = printable(" ".join(str(message).split()))
+  line = printable(bucket.shown(" ".join(str(message).split())))
   if len(line) > MAX_ERROR_LENGTH:
     return f"{line[:MAX_ERROR_LENGTH]}…"
   return line

@@ -7,7 +7,7 @@ A checkpoint is a folder that takes its name, the step, once it is complete:
   metrics/  the row of the step, if there was one
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
 import math
@@ -80,10 +80,18 @@ class Checkpoints:
   Args:
     directory: folder of the checkpoints, which is made if it is not there.
     keep: number of the latest to keep; the best by `val/top1` stays as well.
+    flush: function that returns once what is complete is where it is kept, if
+      that is not the folder; default none.
   """
 
-  def __init__(self, directory: pathlib.Path, keep: int):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    keep: int,
+    flush: Callable[[], object] = lambda: None,
+  ):
     self._directory = directory
+    self._flush = flush
     self._unchecked = None  # The newest one, which may be being written.
     self._read_back = False
     latest = preservation_policy.LatestN(keep)
@@ -132,6 +140,7 @@ class Checkpoints:
     Raises:
       RunError: if this checkpoint, or the one before it, cannot be written.
     """
+    self.wait()
     with _write_errors_reported(self._directory):
       self._directory.stat()  # Orbax would make it anew, were it gone.
       self._manager.save(
@@ -142,7 +151,6 @@ class Checkpoints:
         ),
         metrics=dict(metrics),
       )
-      self._check_written()  # Orbax has waited for the one before.
       self._unchecked = self._directory / str(int(state.step))
       if not self._read_back:
         self._manager.wait_until_finished()
@@ -213,6 +221,7 @@ class Checkpoints:
     with _write_errors_reported(self._directory):
       self._manager.wait_until_finished()
       self._check_written()
+    self._flush()
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written, and ends the writing."""

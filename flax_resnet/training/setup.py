@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from flax_resnet import schema, sharding
+from flax_resnet import bucket, schema, sharding
 from flax_resnet.augment import Augment, make_augment, Normalize
 from flax_resnet.data.dataset import Dataset, load, SECTION, Split
 from flax_resnet.errors import each_reported_as, InputError, reported_as
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.norms import at_least_float32
-from flax_resnet.schema import Count, LocalPath, Range, Rate
+from flax_resnet.schema import Count, Range, Rate
 from flax_resnet.training import evaluation, metrics, state
 from flax_resnet.training.accumulation import accumulation_group_size
 from flax_resnet.training.losses import make_loss
@@ -96,7 +96,7 @@ class Recipe:
   keep_checkpoints: Count = 2
   accumulate: Count = 1
   steps_per_call: Count = 1
-  init_from: LocalPath | None = None
+  init_from: Annotated[str, bucket.LOCATION] | None = None
   ema_decay: Rate = 0.0
   ema_every: Count = 1
   skip_nonfinite: Annotated[int, Range(minimum=0)] = 0

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flax_resnet import bucket
 from flax_resnet.errors import suggestion, WeightsError
 from flax_resnet.models import create_model, list_models, ResNet, tags
 from flax_resnet.models.layers import at_least_float32
@@ -22,8 +23,7 @@ from flax_resnet.models.variables import (
   Variables,
   with_new_head,
 )
-from flax_resnet.schema import Location
-from flax_resnet.weights import files, hub
+from flax_resnet.weights import files, hub, remote
 from flax_resnet.weights.files import Source
 from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import fit
@@ -136,8 +136,8 @@ def find(weights: str | pathlib.Path) -> Source:
   """
   if str(weights).startswith(hub.PREFIX):
     return _checked(hub.fetch(str(weights)), weights)
-  if str(weights) not in (location := Location()):
-    raise WeightsError(f"{weights} is a URL: give {location}")
+  if bucket.is_url(weights):
+    weights = remote.fetch(str(weights))
   path = pathlib.Path(os.path.expanduser(weights))
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))

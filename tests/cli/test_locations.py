@@ -34,7 +34,7 @@ IN_BUCKETS = {
   "predict --weights URL x.png": "--weights",
   "export out --workdir URL": "--workdir",
   "export out --weights URL": "--weights",
-  "convert URL out --model resnet18": "IN|TAG",
+  "convert URL out --model resnet18": "IN|URL|TAG",
   "inspect --workdir run URL": "--workdir",
 }
 

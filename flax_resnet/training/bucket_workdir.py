@@ -1,0 +1,426 @@
+"""A workdir in a bucket: a run works in a copy, which is copied up again.
+
+The run sees a folder of this machine, in which all is as in any workdir. When
+it starts, what a run needs to go on is fetched: config.json, metrics.jsonl,
+summary.json and the complete checkpoints. From then on
+
+1. a checkpoint that is complete is copied up, its marker last. Before it come
+   the rows of metrics.jsonl, so that a bucket never has a checkpoint without
+   the rows up to it;
+2. a checkpoint that the run has removed is removed there, its marker first;
+3. other files that have changed are written whole, with each checkpoint and
+   every `SECONDS`; summary.json last, as it says that the run is finished.
+
+The next checkpoint waits for the copy of the one before. So a kill at any time
+costs what it costs in a folder, and the copy that was under way.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import threading
+import time
+from typing import Any
+
+import jax
+
+from flax_resnet import bucket, hosts, storage
+from flax_resnet.bucket import BucketError
+from flax_resnet.errors import InputError, reported_as, RunError
+
+# Time between two copies of the files that grow: rows, TensorBoard's events.
+SECONDS = 60
+# Time between two looks for a checkpoint that is complete.
+_LOOK_SECONDS = 0.5
+# A lease that is not renewed for so long has run out, and it is renewed so
+# often.
+LEASE_SECONDS = 60
+RENEW_SECONDS = 10
+# By its owner's clock, which may be another one, it has run out long ago.
+_OLD_SECONDS = 600
+
+
+class BucketWorkdir:
+  """A workdir in a bucket.
+
+  Attributes:
+    path: folder of this machine in which the run works.
+
+  Args:
+    url: URL of the workdir.
+  """
+
+  def __init__(self, url: str):
+    self.path = bucket.local_path(url)
+    self._folder = bucket.Folder(url, bucket.RUN_PATIENCE)
+    self._lease = Lease(self._folder)
+    self._found: dict[str, int] = {}  # Sizes of the objects when it started.
+    self._sent: dict[str, tuple[int, int]] = {}  # Files that are there.
+    self._steps: set[int] = set()  # Checkpoints that are there.
+    self._syncing = threading.Lock()
+    self._ended = threading.Event()
+    self._failure: Exception | None = None
+    self._active = False
+
+  def fetch(self) -> None:
+    """Fetches what a run needs to go on; waits for a lease to run out.
+
+    Raises:
+      InputError: if another run holds it.
+      BucketError: if it cannot be read.
+    """
+    hosts.on_first_host(self._lease.wait)
+    shutil.rmtree(self.path, ignore_errors=True)
+    self.path.mkdir(parents=True)
+    self._found = self._folder.sizes()
+    names = bucket.small_files(self._found)
+    steps = bucket.complete_steps(self._found)
+    for step in steps:
+      names += bucket.files_of_step(self._found, step)
+    self._folder.download(names, self.path)
+    self._steps = set(steps)
+    for name in bucket.small_files(self._found):
+      self._sent[name] = _version(self.path / name)
+
+  @contextlib.contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other runs out, and copies what this one writes.
+
+    Raises:
+      InputError: if another run is in it, or has been since `fetch`.
+      BucketError: if it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+      hosts.on_first_host(lambda: stack.enter_context(self._copied()))
+      yield
+
+  @contextlib.contextmanager
+  def _copied(self) -> Iterator[None]:
+    with self._lease:
+      found = self._folder.sizes()
+      if _without_leases(found) != _without_leases(self._found):
+        raise InputError(
+          f"another run has written to {self._folder.url} meanwhile: give the "
+          "command again"
+        )
+      self._remove_incomplete(found)
+      self._active = True
+      thread = threading.Thread(target=self._keep_copying, daemon=True)
+      thread.start()
+      try:
+        yield
+      except BaseException:
+        self._end(thread)
+        with contextlib.suppress(Exception):  # The first error is reported.
+          if self._failure is None:
+            self._sync(files=True)
+        raise
+      self._end(thread)
+      self.flush()
+      self._sync(files=True)
+
+  def _end(self, thread: threading.Thread) -> None:
+    self._ended.set()
+    thread.join()
+
+  def flush(self) -> None:
+    """Waits until all complete checkpoints are in the bucket.
+
+    Raises:
+      BucketError: if it cannot be written.
+      RunError: if another run has taken over.
+    """
+    if not self._active:  # Another host copies.
+      return
+    with self._syncing:
+      if self._failure is not None:
+        raise self._failure
+      self._sync_locked(files=False)
+
+  def _keep_copying(self) -> None:
+    """Copies what is new until the run ends, or until it fails."""
+    due = time.monotonic()
+    while not self._ended.wait(_LOOK_SECONDS):
+      try:
+        files = time.monotonic() >= due
+        self._sync(files)
+        if files:
+          due = time.monotonic() + SECONDS
+      except Exception as error:  # `flush` raises it where the run can end.
+        self._failure = error
+        return
+
+  def _sync(self, files: bool) -> None:
+    with self._syncing:
+      self._sync_locked(files)
+
+  def _sync_locked(self, files: bool) -> None:
+    there = set(storage.checkpoint_steps(self.path / "checkpoints"))
+    new, gone = there - self._steps, self._steps - there
+    if not files and not new and not gone:
+      return
+    self._lease.check()
+    self._copy_files()
+    for step in sorted(new):
+      self._copy_step(step)
+    for step in sorted(gone):
+      self._remove_step(step)
+    self._copy_summary()
+
+  def _copy_files(self) -> None:
+    """Copies the files that have changed, and removes what is gone."""
+    files = {
+      path.relative_to(self.path).as_posix(): path
+      for path in sorted(self.path.rglob("*"))
+      if path.is_file()
+    }
+    names = [name for name in files if _is_copied(name)]
+    # Nobody can use the others without it.
+    names.sort(key=lambda name: name != "config.json")
+    for name in names:
+      self._copy_file(name)
+    gone = [name for name in self._sent if name not in files]
+    self._folder.remove(gone)
+    for name in gone:
+      self._sent.pop(name)
+
+  def _copy_summary(self) -> None:
+    if (self.path / "summary.json").exists():
+      self._copy_file("summary.json")
+
+  def _copy_file(self, name: str) -> None:
+    path = self.path / name
+    try:
+      version = _version(path)
+      if self._sent.get(name) == version:
+        return
+      data = path.read_bytes()
+    except FileNotFoundError:
+      return  # One that the run has replaced or removed meanwhile.
+    if name == "metrics.jsonl":  # Without a row that is being written.
+      data = data[: data.rfind(b"\n") + 1]
+    self._folder.write(name, data)
+    self._sent[name] = version
+
+  def _copy_step(self, step: int) -> None:
+    below = f"checkpoints/{step}"
+    files = {
+      path.relative_to(self.path).as_posix(): path.stat().st_size
+      for path in (self.path / below).rglob("*")
+      if path.is_file()
+    }
+    files.pop(f"{below}/{bucket.MARKER}", None)
+    self._folder.remove(self._folder.sizes(f"{below}/"))  # Of an older try.
+    self._folder.upload(self.path, files)
+    if (found := self._folder.sizes(f"{below}/")) != files:
+      raise BucketError(
+        f"{self._folder.url}/{below} is not as it was written: "
+        f"{len(files.items() - found.items())} of {len(files)} files differ"
+      )
+    self._lease.check()
+    self._folder.write(f"{below}/{bucket.MARKER}", b"complete\n")
+    self._steps.add(step)
+
+  def _remove_step(self, step: int) -> None:
+    below = f"checkpoints/{step}/"
+    self._folder.remove([f"{below}{bucket.MARKER}"])
+    self._folder.remove(self._folder.sizes(below))
+    self._steps.discard(step)
+
+  def _remove_incomplete(self, found: dict[str, int]) -> None:
+    """Removes what a run that was killed has copied of a checkpoint."""
+    steps = (name.split("/")[1] for name in found if _is_of_step(name))
+    for step in {int(step) for step in steps} - self._steps:
+      self._remove_step(step)
+
+
+def _version(path: pathlib.Path) -> tuple[int, int]:
+  stat = path.stat()
+  return stat.st_size, stat.st_mtime_ns
+
+
+def _is_of_step(name: str) -> bool:
+  folder, _, rest = name.partition("/")
+  return folder == "checkpoints" and rest.partition("/")[0].isdecimal()
+
+
+def _is_copied(name: str) -> bool:
+  """Whether a file is copied as it is, at any time."""
+  parts = name.split("/")
+  temporary = (".partial", "-checkpoint-tmp", ".lock")
+  return (
+    not _is_of_step(name)
+    and name != "summary.json"
+    and not any(word in part for word in temporary for part in parts)
+  )
+
+
+def _without_leases(sizes: dict[str, int]) -> dict[str, int]:
+  return {k: v for k, v in sizes.items() if not k.startswith(f"{_LEASES}/")}
+
+
+_LEASES = "lease"
+
+
+class Lease:
+  """The right to write to a workdir in a bucket, of one run at a time.
+
+  It is an object `lease/N` with its owner. Whoever finds no lease, or one that
+  was given back or not renewed for `LEASE_SECONDS`, writes `lease/N+1`, on the
+  condition that it is not there: of several, one succeeds. The highest number
+  counts, and stays when its owner ends; so one who was thought dead, and is
+  not, sees at its next write that it was taken over.
+
+  Clocks need not agree: it has run out when it did not change for so long while
+  it was looked at.
+
+  Args:
+    folder: folder of the workdir.
+    report: function that prints a line; default `print`.
+  """
+
+  def __init__(
+    self, folder: bucket.Folder, report: Callable[[str], object] = print
+  ):
+    self._folder = folder
+    self._report = report
+    self._number = 0
+    self._token = secrets.token_hex(8)
+    self._ended = threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def wait(self) -> None:
+    """Waits until no other run holds it, up to `LEASE_SECONDS`.
+
+    Raises:
+      InputError: if another run does, and renews it.
+    """
+    number, found = self._newest()
+    if not _holds(found) or time.time() - found["time"] > _OLD_SECONDS:
+      return
+    self._report(
+      f"{self._folder.url} is in use by {found['owner']}, or was when that was "
+      f"killed: waiting up to {LEASE_SECONDS:g} s for a sign of life"
+    )
+    end = time.monotonic() + LEASE_SECONDS
+    while time.monotonic() < end:
+      time.sleep(min(1.0, LEASE_SECONDS / 10))
+      now = self._newest()
+      if not _holds(now[1]):
+        return
+      if now != (number, found):
+        raise self._in_use(now[1])
+
+  def __enter__(self) -> "Lease":
+    """Takes it, as `wait` has allowed.
+
+    Raises:
+      InputError: if another run was quicker.
+    """
+    number, found = self._newest()
+    self._number = number + 1
+    if not self._folder.create(self._name(), self._contents()):
+      raise self._in_use(self._newest()[1])
+    if _holds(found):
+      self._report(f"{found['owner']} is gone: its lease is taken over")
+    old = (n for n in self._numbers() if n < self._number)
+    self._folder.remove([f"{_LEASES}/{n}" for n in old])
+    self._ended.clear()
+    self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    assert self._thread is not None
+    self._ended.set()
+    self._thread.join()
+    with contextlib.suppress(BucketError, RunError):  # It runs out by itself.
+      self.check()
+      self._folder.write(self._name(), self._contents(released=True))
+
+  def check(self) -> None:
+    """Raises RunError if another run has taken over."""
+    number, found = self._newest()
+    if (number, found.get("token")) != (self._number, self._token):
+      owner = found.get("owner", "another run")
+      raise RunError(
+        f"{owner} has taken over {self._folder.url}, as this run was not heard "
+        f"of for {LEASE_SECONDS:g} s: nothing more is written"
+      )
+
+  def _keep_renewing(self) -> None:
+    while not self._ended.wait(RENEW_SECONDS):
+      # The next copy meets the same error, and is what reports it.
+      with contextlib.suppress(BucketError):
+        self._folder.write(self._name(), self._contents())
+
+  def _name(self) -> str:
+    return f"{_LEASES}/{self._number}"
+
+  def _contents(self, released: bool = False) -> bytes:
+    values = {
+      "owner": f"process {os.getpid()} on {socket.gethostname()}",
+      "token": self._token,
+      "time": time.time(),
+      "released": released,
+    }
+    return json.dumps(values).encode()
+
+  def _numbers(self) -> list[int]:
+    names = self._folder.sizes(_LEASES)
+    ends = (name.removeprefix(f"{_LEASES}/") for name in names)
+    return sorted(int(end) for end in ends if end.isdecimal())
+
+  def _newest(self) -> tuple[int, dict[str, Any]]:
+    """Returns the number and the contents of the one that counts; 0 if none."""
+    numbers = self._numbers()
+    if not numbers:
+      return 0, {}
+    data = self._folder.read(f"{_LEASES}/{numbers[-1]}")
+    try:
+      found = json.loads(data or b"{}")
+      found = {**found, "time": float(found["time"]), "owner": found["owner"]}
+    except (KeyError, TypeError, ValueError):
+      found = {}  # Nobody's.
+    return numbers[-1], found
+
+  def _in_use(self, found: dict[str, Any]) -> InputError:
+    return InputError(
+      f"workdir {self._folder.url} is in use by another run "
+      f"({found.get('owner', 'just started')}): stop that one, or choose "
+      "another --workdir"
+    )
+
+
+def _holds(found: dict[str, Any]) -> bool:
+  return bool(found) and not found.get("released")
+
+
+@contextlib.contextmanager
+def opened_bucket(url: str) -> Iterator[BucketWorkdir]:
+  """Yields the workdir of a URL, fetched.
+
+  Raises:
+    InputError: if it cannot be used; what is raised later names the URL.
+  """
+  try:
+    if jax.process_count() > 1:
+      raise InputError(
+        f"workdir {url} is in a bucket, and several processes need a folder "
+        "that all see: choose another --workdir"
+      )
+    with reported_as(f"workdir {url}"):
+      workdir = BucketWorkdir(url)
+      workdir.fetch()
+    yield workdir
+  except BrokenPipeError:
+    raise  # Of whoever reads what is printed.
+  except (InputError, RunError) as error:
+    raise type(error)(bucket.shown(str(error))) from error
+  except OSError as error:
+    raise BucketError(bucket.shown(str(error))) from error
