@@ -131,12 +131,13 @@ class Folder:
 
   Args:
     url: URL of the folder.
-    patience: how long a server that fails is asked again, in seconds.
+    patience: how long a server that fails is asked again, in seconds; None
+      (default) for `PATIENCE`.
   """
 
-  def __init__(self, url: str, patience: float = PATIENCE):
+  def __init__(self, url: str, patience: float | None = None):
     self.url = url.rstrip("/")
-    self._patience = patience
+    self._patience = PATIENCE if patience is None else patience
     self._files = open_filesystem(self.url)
     self._root = self.url.partition("://")[2]
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 import functools
+import pathlib
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
+
+from flax_resnet import bucket, storage
 
 WRITES = ("pipe_file", "put_file", "rm_file")
 
@@ -61,12 +64,25 @@ class MemoryBucket(MemoryFileSystem):
     return self.store["/" + url.partition("://")[2]].getvalue().decode()
 
 
-def kill_at(bucket: MemoryBucket, number: int) -> None:
+def copy_run(workdir: pathlib.Path, url: str) -> None:
+  """Copies a workdir to a bucket, as a run that works there leaves it."""
+  names = [
+    path.relative_to(workdir).as_posix()
+    for path in workdir.rglob("*")
+    if path.is_file()
+  ]
+  folder = bucket.Folder(url)
+  folder.upload(workdir, names)
+  for step in storage.checkpoint_steps(workdir / "checkpoints"):
+    folder.write(f"checkpoints/{step}/{bucket.MARKER}", b"")
+
+
+def kill_at(memory: MemoryBucket, number: int) -> None:
   """Kills whoever does the write of a number, and all who come later."""
-  bucket.writes = 0
+  memory.writes = 0
 
   def before(method, path):
-    if method in WRITES and bucket.writes >= number:
+    if method in WRITES and memory.writes >= number:
       raise Killed
 
-  bucket.before = before
+  memory.before = before

@@ -417,6 +417,9 @@ def _silence_libraries() -> None:
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
   warnings.formatwarning = _format_warning
+  # What reads buckets, of each answer that it will ask for again.
+  for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   # matplotlib, of a font that has one weight.
   logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
   # Python's tracker, a process, of shared memory that Grain frees a moment too
