@@ -19,7 +19,8 @@ from flax_resnet.training.setup import Run, set_up
 from flax_resnet.training.state import TrainState
 from tests.recipes import changed
 
-CLOCKS = ("seconds", "images_per_second")  # The rest of a row is repeatable.
+# The rest of a row is repeatable.
+CLOCKS = ("seconds", "images_per_second", "memory")
 
 
 def mesh_of(devices: int) -> Mesh:

@@ -10,7 +10,7 @@ and s3fs do not go together:
     pip install 'flax_resnet[gcs,s3]'
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import http.client
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import MappingProxyType
 import urllib.parse
 
 import pytest
@@ -62,12 +63,11 @@ def serving(scheme: str) -> Iterator[int]:
     end = time.monotonic() + 60
     while time.monotonic() < end:
       with contextlib.suppress(OSError):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        if scheme == "s3":
-          connection.request("PUT", f"/{BUCKET}")
-        else:
-          connection.request("GET", f"/storage/v1/b/{BUCKET}")
-        if connection.getresponse().status == 200:
+        request = {
+          "gs": ("GET", f"/storage/v1/b/{BUCKET}"),
+          "s3": ("PUT", f"/{BUCKET}"),
+        }
+        if _ask(port, *request[scheme])[0] == 200:
           break
       time.sleep(0.2)
     else:
@@ -90,6 +90,21 @@ def environ(scheme: str, port: int) -> dict[str, str]:
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_MAX_ATTEMPTS": "1",
   }
+
+
+def _ask(
+  port: int,
+  method: str,
+  path: str,
+  body: bytes | None = None,
+  headers: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[int, list[tuple[str, str]], bytes]:
+  """Returns status, headers and body of the answer to a request."""
+  connection = http.client.HTTPConnection("127.0.0.1", port)
+  with contextlib.closing(connection):
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    return response.status, response.getheaders(), response.read()
 
 
 class Proxy:
@@ -124,12 +139,10 @@ class Proxy:
             if k.lower() not in ("transfer-encoding", "expect")
           }
           headers["Content-Length"] = str(len(body))
-          connection = http.client.HTTPConnection("127.0.0.1", port)
           try:
-            connection.request(self.command, self.path, body, headers)
-            response = connection.getresponse()
-            status, data = response.status, response.read()
-            answered = response.getheaders()
+            status, answered, data = _ask(
+              port, self.command, self.path, body, headers
+            )
           except OSError:
             self.close_connection = True
             return
@@ -188,10 +201,9 @@ def honor_generations(proxy: Proxy, port: int) -> None:
       return None
     name = json.loads(body.split(b"\n\n")[1].partition(b"\n--")[0])["name"]
     with lock:
-      connection = http.client.HTTPConnection("127.0.0.1", port)
       quoted = urllib.parse.quote(name, safe="")
-      connection.request("GET", f"/storage/v1/b/{BUCKET}/o/{quoted}")
-      if name in made or connection.getresponse().status == 200:
+      status, _, _ = _ask(port, "GET", f"/storage/v1/b/{BUCKET}/o/{quoted}")
+      if name in made or status == 200:
         return 412, b'{"error": {"code": 412, "message": "conditionNotMet"}}'
       made.add(name)
     return None

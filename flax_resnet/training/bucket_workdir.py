@@ -101,8 +101,10 @@ class BucketWorkdir:
 
   @contextlib.contextmanager
   def _copied(self) -> Iterator[None]:
-    with self._lease:
-      found = self._folder.sizes()
+    with contextlib.ExitStack() as stack:
+      with reported_as("workdir"):  # Nothing of the run is lost yet.
+        stack.enter_context(self._lease)
+        found = self._folder.sizes()
       if _without_leases(found) != _without_leases(self._found):
         raise InputError(
           f"another run has written to {self._folder.url} meanwhile: give the "
@@ -414,7 +416,7 @@ def opened_bucket(url: str) -> Iterator[BucketWorkdir]:
         f"workdir {url} is in a bucket, and several processes need a folder "
         "that all see: choose another --workdir"
       )
-    with reported_as(f"workdir {url}"):
+    with reported_as("workdir"):
       workdir = BucketWorkdir(url)
       workdir.fetch()
     yield workdir

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -16,6 +17,11 @@ from flax_resnet.errors import InputError
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.setup import Run
 from flax_resnet.training.state import trained_part, TrainState
+
+try:
+  import resource
+except ImportError:  # Windows.
+  resource = None
 
 with epy.lazy_imports():  # A second where PyTorch is installed: it imports it.
   from tensorboardX import event_file_writer
@@ -199,6 +205,22 @@ def _parse_row(line: str) -> Row | None:
 
 def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and not _MAX <= abs(value) < math.inf
+
+
+def resident_memory() -> int:
+  """Returns the memory that this process takes of the machine, in bytes.
+
+  That is now on Linux, and at most so far elsewhere.
+  """
+  try:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+  except (OSError, ValueError):
+    pass
+  if resource is None:
+    return 0
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def has_evaluation(row: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
 from flax_resnet.training.evaluation import check_counted, evaluate
 from flax_resnet.training.init_from import start_from_weights
-from flax_resnet.training.log import describe, Log, Row
+from flax_resnet.training.log import describe, Log, resident_memory, Row
 from flax_resnet.training.setup import (
   check_length,
   default_values,
@@ -240,6 +240,7 @@ def _training_metrics(
     **{f"train/{key}": means[key] for key in keys},
     "learning_rate": float(np.asarray(run.learning_rate(step - 1 - skipped))),
     "images_per_second": timer.steps_per_second(step) * run.recipe.batch_size,
+    "memory": resident_memory(),
     **({"train/skipped_steps": skipped} if run.recipe.skip_nonfinite else {}),
     **_skipped_images("train", run.dataset.train),
   }

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 import contextlib
+import ctypes
 import dataclasses
 import functools
+import sys
 from typing import Any, cast
 
 import jax
@@ -175,11 +177,23 @@ class CompiledByShape:
     if self._compiled is None or shapes != self._shapes:
       with self._paused(state):
         self._compiled = self._jitted.lower(state, batch).compile()
+        _trim_heap()
       self._shapes = shapes
     # A step that waited for the host, or sent it anything, would be slow
     # without a word.
     with jax.transfer_guard("disallow"):
       return self._compiled(state, batch)
+
+
+def _trim_heap() -> None:
+  """Returns to the system what the heap holds and nobody uses.
+
+  What the compiler leaves there is as much as a step of a small network takes,
+  and glibc would keep it for as long as the process lives.
+  """
+  if sys.platform == "linux":
+    with contextlib.suppress(AttributeError):  # Of another C library.
+      ctypes.CDLL(None).malloc_trim(0)
 
 
 def finite_or_before(

@@ -158,10 +158,13 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
   if path.name.lower().endswith(PYTORCH):
     _check_torch(path)
   with storage.replacing(path) as partial:
+    partial.touch()
+    mode = partial.stat().st_mode
     if path.suffix.lower() == ".safetensors":
       safetensors.numpy.save_file(arrays, partial)
     else:
       torch.save({k: torch.tensor(v) for k, v in arrays.items()}, partial)
+    partial.chmod(mode)  # safetensors lets only their owner read its files.
 
 
 def write_checkpoint(path: str | pathlib.Path, variables: Variables) -> None:

@@ -79,7 +79,9 @@ def save_pretrained(
       f"{' with ' + ', '.join(fields) if fields else ''}; flax_resnet opens it"
     )
   tensors = to_torch(variables, model)
-  ours = {"fields": fields, "results": dict(results or {})}
+  kept = ("val/top1", "val/count", "step")
+  measured = {k: v for k, v in (results or {}).items() if k in kept}
+  ours = {"fields": fields, "results": measured}
   ours = {key: value for key, value in ours.items() if value}
   config = {
     "architecture": name,

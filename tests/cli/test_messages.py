@@ -60,7 +60,7 @@ CASES = {
   ),
   "convert {weights} {tmp}/OUT --hub --names cifar": "leave --names out",
   "models zebra*": "no network has a name like 'zebra*': see",
-  "models --pretrained cifar*": "no published weights have a name like",
+  "models --pretrained cifar_wrn*": "no published weights have a name like",
   "export {tmp}/out --workdir {workdir} --weights {weights}": "give either",
   "export {workdir} --workdir {workdir}": "is there already",
   # Before the workdir is looked at.

@@ -68,12 +68,13 @@ def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
   assert [row["step"] for row in rows] == list(range(4, 61, 4))
   training = {
     *("step", "epoch", "seconds", "learning_rate", "images_per_second"),
-    *("train/loss", "train/top1"),
+    *("train/loss", "train/top1", "memory"),
   }
   evaluation = {"val/loss", "val/top1", "val/top5", "val/count"}
   for row in rows:
     due = row["step"] % 20 == 0
     assert row.keys() == (training | evaluation if due else training)
+    assert 1e8 < row["memory"] < 1e11
   assert rows[-1]["epoch"] == pytest.approx(60 * 64 / 359)
   assert rows[-1]["val/count"] == 90
   summary = json.loads((whole / "summary.json").read_text())

@@ -67,7 +67,7 @@ def test_a_tag_is_loaded_from_the_hub_and_then_without_it(
   )
   assert (done.returncode, done.stderr) == (
     0,
-    "resnet18: timm's default weights, resnet18.a1_in1k\n",
+    "resnet18: the default weights, resnet18.a1_in1k\n",
   )
   assert {path for path in asked if "resolve" in path} == {
     f"/timm/resnet18.a1_in1k/resolve/main/{file}"
