@@ -5,6 +5,8 @@ import functools
 import pathlib
 from typing import Any
 
+import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flax_resnet import bucket, storage
@@ -62,6 +64,12 @@ class MemoryBucket(MemoryFileSystem):
   def text(self, url):
     """Returns the contents of an object as text."""
     return self.store["/" + url.partition("://")[2]].getvalue().decode()
+
+
+def folder_bucket(root: str | pathlib.Path) -> DirFileSystem:
+  """Returns a bucket in a folder, which several processes see."""
+  files = fsspec.filesystem("file", auto_mkdir=True)
+  return DirFileSystem(path=str(root), fs=files)
 
 
 def copy_run(workdir: pathlib.Path, url: str) -> None:

@@ -107,6 +107,11 @@ def _ask(
     return response.status, response.getheaders(), response.read()
 
 
+class _Server(ThreadingHTTPServer):
+  def handle_error(self, request, client_address):
+    """Says nothing of a client that was killed."""
+
+
 class Proxy:
   """Passes requests on to a server, or answers them itself.
 
@@ -176,7 +181,7 @@ class Proxy:
       def log_message(self, format, *args):
         pass
 
-    self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    self._server = _Server(("127.0.0.1", 0), Handler)
     self._server.daemon_threads = True
     self.port = self._server.server_address[1]
     threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -27,8 +27,6 @@ import threading
 import time
 from typing import Any
 
-import jax
-
 from flax_resnet import bucket, hosts, storage
 from flax_resnet.bucket import BucketError
 from flax_resnet.errors import InputError, reported_as, RunError
@@ -49,11 +47,14 @@ class BucketWorkdir:
   """A workdir in a bucket.
 
   Attributes:
-    path: folder of this machine in which the run works.
+    path: folder of this process in which the run works.
+    shared: whether all hosts see the same folder: each has its own copy.
 
   Args:
     url: URL of the workdir.
   """
+
+  shared = False
 
   def __init__(self, url: str):
     self.path = bucket.local_path(url)
@@ -143,6 +144,16 @@ class BucketWorkdir:
       if self._failure is not None:
         raise self._failure
       self._sync_locked(files=False)
+
+  def on_each_copy(self, work: Callable[[], str]) -> str:
+    """Calls `work` on each host, which must come to the same; returns its text.
+
+    Raises:
+      InputError: if they do not, or `work` raises it.
+    """
+    text = bucket.shown(work())
+    hosts.check_same({f"the state of {self._folder.url}": text})
+    return text
 
   def _keep_copying(self) -> None:
     """Copies what is new until the run ends, or until it fails."""
@@ -411,14 +422,12 @@ def opened_bucket(url: str) -> Iterator[BucketWorkdir]:
     InputError: if it cannot be used; what is raised later names the URL.
   """
   try:
-    if jax.process_count() > 1:
-      raise InputError(
-        f"workdir {url} is in a bucket, and several processes need a folder "
-        "that all see: choose another --workdir"
-      )
     with reported_as("workdir"):
       workdir = BucketWorkdir(url)
       workdir.fetch()
+    # Each has fetched for itself, while another run may have written.
+    steps = storage.checkpoint_steps(workdir.path / "checkpoints")
+    hosts.check_same({f"the list of checkpoints in {url}": steps})
     yield workdir
   except BrokenPipeError:
     raise  # Of whoever reads what is printed.

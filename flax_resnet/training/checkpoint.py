@@ -82,6 +82,9 @@ class Checkpoints:
     keep: number of the latest to keep; the best by `val/top1` stays as well.
     flush: function that returns once what is complete is where it is kept, if
       that is not the folder; default none.
+    shared: whether the folder is the same one for all hosts; default True. If
+      not, each reads its own, and the first alone writes: the state is the same
+      on all.
   """
 
   def __init__(
@@ -89,18 +92,26 @@ class Checkpoints:
     directory: pathlib.Path,
     keep: int,
     flush: Callable[[], object] = lambda: None,
+    shared: bool = True,
   ):
     self._directory = directory
     self._flush = flush
+    self._shared = shared
     self._unchecked = None  # The newest one, which may be being written.
     self._read_back = False
     latest = preservation_policy.LatestN(keep)
     best = preservation_policy.BestN(get_metric_fn=_top1, n=1)
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    handler = DigestingHandler()
+    among = ocp.options.MultiprocessingOptions()
+    if not shared:  # Of each host's own manager, the others know nothing.
+      host = jax.process_index()
+      among = ocp.options.MultiprocessingOptions(host, {host}, f"host{host}")
+    handler = DigestingHandler(multiprocessing_options=among)
     registry.add("state", ocp.args.StandardSave, handler)
     registry.add("state", ocp.args.StandardRestore, handler)
-    registry.add("about", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    about = ocp.JsonCheckpointHandler(multiprocessing_options=among)
+    registry.add("about", ocp.args.JsonSave, about)
+    directory.mkdir(parents=True, exist_ok=True)
     self._manager = _Manager(
       directory.absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -109,6 +120,8 @@ class Checkpoints:
         ),
         # Without it, Orbax forgets the metrics when the run is restarted.
         best_fn=_top1,
+        create=False,
+        multiprocessing_options=among,
       ),
       handler_registry=registry,
     )
@@ -141,12 +154,18 @@ class Checkpoints:
       RunError: if this checkpoint, or the one before it, cannot be written.
     """
     self.wait()
+    arrays = dict(vars(state))
+    if not self._shared and jax.process_count() > 1:
+      if jax.process_index() > 0:
+        return
+      # Of a jax.Array that others have as well, Orbax wants theirs.
+      arrays = jax.device_get(arrays)
     with _write_errors_reported(self._directory):
       self._directory.stat()  # Orbax would make it anew, were it gone.
       self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(dict(vars(state))),
+          state=ocp.args.StandardSave(arrays),
           about=ocp.args.JsonSave(about),
         ),
         metrics=dict(metrics),

@@ -112,9 +112,9 @@ def train(
     state = sharding.replicate(state, run.mesh)
     # 3. or its own newest checkpoint, once damaged newer ones are set aside;
     stack.enter_context(place.locked())
-    damaged = hosts.on_first_host(lambda: quarantine_damaged(directory))
+    damaged = place.on_each_copy(lambda: quarantine_damaged(directory))
     checkpoints = Checkpoints(
-      directory, run.recipe.keep_checkpoints, place.flush
+      directory, run.recipe.keep_checkpoints, place.flush, place.shared
     )
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:

@@ -1,6 +1,6 @@
 """The folder of a run: the config that it belongs to, and one run at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import os
@@ -26,7 +26,10 @@ class LocalWorkdir:
 
   Attributes:
     path: the folder.
+    shared: whether all hosts see the same one.
   """
+
+  shared = True
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -37,6 +40,10 @@ class LocalWorkdir:
 
   def flush(self) -> None:
     """Does nothing: what is complete is where it belongs."""
+
+  def on_each_copy(self, work: Callable[[], str]) -> str:
+    """Calls `work` on the first host and returns its text on all."""
+    return hosts.on_first_host(work)
 
 
 @contextlib.contextmanager
