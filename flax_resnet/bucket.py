@@ -96,7 +96,7 @@ def local_path(url: str) -> pathlib.Path:
 
 def shown(text: str) -> str:
   """Returns a text with URLs in the place of paths of their copies."""
-  if not _copies.cache_info().currsize:
+  if not _temporary.cache_info().currsize:
     return text
   schemes = "|".join(_PACKAGES)
   return re.sub(rf"{re.escape(str(_copies()))}/({schemes})/", r"\1://", text)
@@ -113,14 +113,14 @@ def copy_up(paths: Iterable[pathlib.Path]) -> None:
     Folder(url).upload(path.parent, [name])
 
 
-@functools.cache
 def _copies() -> pathlib.Path:
-  folder = tempfile.TemporaryDirectory(prefix="flax_resnet-")
-  _kept.append(folder)  # It is removed with this object, when Python ends.
-  return pathlib.Path(folder.name).resolve()
+  return pathlib.Path(_temporary().name).resolve()
 
 
-_kept: list[tempfile.TemporaryDirectory] = []
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory:
+  # The folder is removed with this object, when Python ends.
+  return tempfile.TemporaryDirectory(prefix="flax_resnet-")
 
 
 class Folder:
@@ -133,11 +133,14 @@ class Folder:
     url: URL of the folder.
     patience: how long a server that fails is asked again, in seconds; None
       (default) for `PATIENCE`.
+
+  Attributes:
+    patience: the same; a caller who cannot wait may shorten it.
   """
 
   def __init__(self, url: str, patience: float | None = None):
     self.url = url.rstrip("/")
-    self._patience = PATIENCE if patience is None else patience
+    self.patience = PATIENCE if patience is None else patience
     self._files = open_filesystem(self.url)
     self._root = self.url.partition("://")[2]
 
@@ -249,7 +252,7 @@ class Folder:
         the bucket can be missing, and None to raise a FileNotFoundError.
       **kwargs: arguments of the function.
     """
-    end, delay = time.monotonic() + self._patience, 1.0
+    end, delay = time.monotonic() + self.patience, 1.0
     while True:
       try:
         return function(*args, **kwargs)

@@ -33,6 +33,8 @@ from flax_resnet.errors import InputError, reported_as, RunError
 
 # Time between two copies of the files that grow: rows, TensorBoard's events.
 SECONDS = 60
+# How often a checkpoint is written of which not all comes to be there.
+_ATTEMPTS = 3
 # Time between two looks for a checkpoint that is complete.
 _LOOK_SECONDS = 0.5
 # A lease that is not renewed for so long has run out, and it is renewed so
@@ -143,7 +145,11 @@ class BucketWorkdir:
     with self._syncing:
       if self._failure is not None:
         raise self._failure
-      self._sync_locked(files=False)
+      try:
+        self._sync_locked(files=False)
+      except Exception as error:
+        self._failure = error  # It is not tried once more at the end.
+        raise
 
   def on_each_copy(self, work: Callable[[], str]) -> str:
     """Calls `work` on each host, which must come to the same; returns its text.
@@ -229,11 +235,16 @@ class BucketWorkdir:
     }
     files.pop(f"{below}/{bucket.MARKER}", None)
     self._folder.remove(self._folder.sizes(f"{below}/"))  # Of an older try.
-    self._folder.upload(self.path, files)
-    if (found := self._folder.sizes(f"{below}/")) != files:
+    found: dict[str, int] = {}
+    for _ in range(_ATTEMPTS):
+      differ = [name for name, size in files.items() if found.get(name) != size]
+      self._folder.upload(self.path, differ)
+      if (found := self._folder.sizes(f"{below}/")) == files:
+        break
+    else:
       raise BucketError(
         f"{self._folder.url}/{below} is not as it was written: "
-        f"{len(files.items() - found.items())} of {len(files)} files differ"
+        f"{len(files.items() ^ found.items())} of {len(files)} files differ"
       )
     self._lease.check()
     self._folder.write(f"{below}/{bucket.MARKER}", b"complete\n")
@@ -294,14 +305,10 @@ class Lease:
 
   Args:
     folder: folder of the workdir.
-    report: function that prints a line; default `print`.
   """
 
-  def __init__(
-    self, folder: bucket.Folder, report: Callable[[str], object] = print
-  ):
+  def __init__(self, folder: bucket.Folder):
     self._folder = folder
-    self._report = report
     self._number = 0
     self._token = secrets.token_hex(8)
     self._ended = threading.Event()
@@ -316,7 +323,7 @@ class Lease:
     number, found = self._newest()
     if not _holds(found) or time.time() - found["time"] > _OLD_SECONDS:
       return
-    self._report(
+    _report(
       f"{self._folder.url} is in use by {found['owner']}, or was when that was "
       f"killed: waiting up to {LEASE_SECONDS:g} s for a sign of life"
     )
@@ -340,7 +347,7 @@ class Lease:
     if not self._folder.create(self._name(), self._contents()):
       raise self._in_use(self._newest()[1])
     if _holds(found):
-      self._report(f"{found['owner']} is gone: its lease is taken over")
+      _report(f"{found['owner']} is gone: its lease is taken over")
     old = (n for n in self._numbers() if n < self._number)
     self._folder.remove([f"{_LEASES}/{n}" for n in old])
     self._ended.clear()
@@ -352,7 +359,8 @@ class Lease:
     assert self._thread is not None
     self._ended.set()
     self._thread.join()
-    with contextlib.suppress(BucketError, RunError):  # It runs out by itself.
+    self._folder.patience = 0  # Without an answer it runs out by itself.
+    with contextlib.suppress(BucketError, RunError):
       self.check()
       self._folder.write(self._name(), self._contents(released=True))
 
@@ -408,6 +416,10 @@ class Lease:
       f"({found.get('owner', 'just started')}): stop that one, or choose "
       "another --workdir"
     )
+
+
+def _report(line: str) -> None:
+  print(line, flush=True)  # The log is not open yet.
 
 
 def _holds(found: dict[str, Any]) -> bool:
