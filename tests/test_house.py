@@ -15,7 +15,7 @@ FLOORS = (
   {"errors"},
   {"schema", "storage", "fonts"},
   {"recipes"},
-  {"models", "sharding", "hosts", "plots", "onnx_graph"},
+  {"bucket", "models", "sharding", "hosts", "plots", "onnx_graph"},
   {"weights", "data", "augment"},
   {"training", "predictor"},
   {"export", "insight"},
