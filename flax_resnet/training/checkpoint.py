@@ -153,7 +153,9 @@ class Checkpoints:
     Raises:
       RunError: if this checkpoint, or the one before it, cannot be written.
     """
-    self.wait()
+    with _write_errors_reported(self._directory):
+      self._directory.stat()  # Orbax would make it anew, were it gone.
+    self._finish()
     arrays = dict(vars(state))
     if not self._shared and jax.process_count() > 1:
       if jax.process_index() > 0:
@@ -161,7 +163,6 @@ class Checkpoints:
       # Of a jax.Array that others have as well, Orbax wants theirs.
       arrays = jax.device_get(arrays)
     with _write_errors_reported(self._directory):
-      self._directory.stat()  # Orbax would make it anew, were it gone.
       self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
@@ -237,6 +238,9 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Waits for the checkpoint that is being written."""
+    self._finish()
+
+  def _finish(self) -> None:
     with _write_errors_reported(self._directory):
       self._manager.wait_until_finished()
       self._check_written()
