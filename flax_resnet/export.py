@@ -1,6 +1,7 @@
 """Trained networks in files that need none of this package to run."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax
 from jax import export
 import jax.numpy as jnp
 
-from flax_resnet import onnx_graph
+from flax_resnet import litert, onnx_graph
+from flax_resnet.models import fold_batch_norm
 from flax_resnet.models.variables import unstack
 from flax_resnet.predictor import Predictor
 
@@ -53,23 +55,61 @@ def to_onnx(predictor: Predictor, *, pixels: bool, nchw: bool = False) -> bytes:
       GroupNorm, EvoNorm, filter response norm, standardized kernels, split
       attention.
   """
-  model, variables = predictor.model, predictor.variables
-  # Of the same outputs, the form that needs the fewest operators; and few
-  # runtimes convolve bfloat16.
-  plain = model.clone(
-    scan=False, remat=False, space_to_depth=False, dtype=jnp.float32
-  )
-  if model.scan:
-    variables = unstack(variables)
-  predictor = dataclasses.replace(predictor, model=plain, variables=variables)
+  plain = _in_float32(predictor)
   try:
-    model = onnx_graph.to_onnx(*_program(predictor, pixels, nchw))
+    model = onnx_graph.to_onnx(*_program(plain, pixels, nchw))
   except ValueError as error:
     raise ValueError(
       f"the network cannot be written as ONNX, {error}: write StableHLO, to an "
       "OUT that does not end in .onnx"
     ) from error
   return model.SerializeToString()
+
+
+def to_litert(
+  predictor: Predictor, *, pixels: bool, weights: litert.Weights = "float32"
+) -> bytes:
+  """Returns a LiteRT model with the weights inside.
+
+  BatchNorm is folded into the convolutions where the network allows it.
+
+  Args:
+    predictor: the network.
+    pixels: as in `to_stablehlo`.
+    weights: type that the weights are stored in, as in `litert.to_litert`.
+
+  Returns:
+    From "images" [1, h, w, c], of a batch that can be resized, to "logits"
+    float32 [1, n].
+
+  Raises:
+    ImportError: without litert-converter.
+    ValueError: for a network that has no such form.
+  """
+  plain = _in_float32(predictor)
+  with contextlib.suppress(ValueError):
+    model, variables = fold_batch_norm(plain.model, plain.variables)
+    plain = dataclasses.replace(plain, model=model, variables=variables)
+  logits, images = _program(plain, pixels, nchw=False)
+  one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+  try:
+    return litert.to_litert(logits, one, weights)
+  except ValueError as error:
+    raise ValueError(
+      f"the network cannot be written as LiteRT, {error}: write ONNX"
+    ) from error
+
+
+def _in_float32(predictor: Predictor) -> Predictor:
+  """Returns a network of the same outputs that needs the fewest operators."""
+  # And few runtimes convolve bfloat16.
+  plain = predictor.model.clone(
+    scan=False, remat=False, space_to_depth=False, dtype=jnp.float32
+  )
+  variables = predictor.variables
+  if predictor.model.scan:
+    variables = unstack(variables)
+  return dataclasses.replace(predictor, model=plain, variables=variables)
 
 
 def _program(

@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> None:
   for tag in tags.published().values():
     tags_of[tag.model].append(tag.tag)
   for name in names:
-    model = models.create_model(name)
-    size = 32 if model.stem == "cifar" else 224
-    costs, source = cost.cost(model, size), zoo.source_of(name)
+    size = cost.usual_size(models.create_model(name))
+    costs, source = cost.known_costs()[name], zoo.source_of(name)
     published = f"; {listing(tags_of[name], 3)}" if tags_of[name] else ""
     row = (
       f"{name:24} {costs.parameters:12,} {costs.multiply_adds / 1e9:7.3f} "

@@ -1,7 +1,14 @@
-"""The cost of a network: its parameters and its multiply-adds."""
+"""The cost of a network: its parameters and its multiply-adds.
 
+`costs.csv` holds those of all names, which to count anew takes a minute:
+`python -m tests.models.costs` writes it.
+"""
+
+import csv
 import dataclasses
+import functools
 import math
+import pathlib
 from typing import Any
 
 import jax
@@ -11,6 +18,8 @@ import numpy as np
 
 from flax_resnet.models.resnet import ResNet
 from flax_resnet.models.variables import count_parameters
+
+TABLE = pathlib.Path(__file__).with_name("costs.csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +62,21 @@ def cost(model: ResNet, image_size: int) -> Cost:
   )
   parameters = count_parameters(variables["params"])
   return Cost(parameters, *map(int, _count(jaxpr.jaxpr)))
+
+
+@functools.cache
+def known_costs() -> dict[str, Cost]:
+  """Returns the costs of the networks by name, at `usual_size`."""
+  with TABLE.open(newline="") as file:
+    return {
+      row.pop("name"): Cost(**{key: int(n) for key, n in row.items()})
+      for row in csv.DictReader(file)
+    }
+
+
+def usual_size(model: ResNet) -> int:
+  """Returns the height and width of its images in papers, in pixels."""
+  return 32 if model.stem == "cifar" else 224
 
 
 def _count(jaxpr: core.Jaxpr) -> np.ndarray:

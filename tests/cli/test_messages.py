@@ -64,9 +64,13 @@ CASES = {
   "export {tmp}/out --workdir {workdir} --weights {weights}": "give either",
   "export {workdir} --workdir {workdir}": "is there already",
   # Before the workdir is looked at.
-  "export {tmp}/net.tflite --workdir {tmp}": (
-    "net.tflite: export writes ONNX or StableHLO, and no .tflite: end OUT in "
-    ".onnx or .stablehlo"
+  "export {tmp}/net.tflite --workdir {tmp} --nchw": "takes [b, h, w, c]: leave",
+  "export {tmp}/net.onnx --workdir {tmp} --precision int8": (
+    "--precision int8 is that of a .tflite OUT"
+  ),
+  "export {tmp}/net.pb --workdir {tmp}": (
+    "net.pb: export writes ONNX, LiteRT or StableHLO, and no .pb: end OUT in "
+    ".onnx or .tflite or .stablehlo"
   ),
   "export {tmp}/net.PT --workdir {tmp}": "and no .pt:",
   "export {out} --workdir {tmp}": "and no .safetensors:",

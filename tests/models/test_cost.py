@@ -1,7 +1,10 @@
+import csv
+
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.models.cost import cost
+from flax_resnet.models.cost import cost, known_costs, TABLE
+from tests.models import costs
 
 
 def test_a_loop_costs_as_much_as_its_blocks_one_by_one():
@@ -17,3 +20,17 @@ def test_activations_are_the_published_ones(name, millions):
   """Radosavovic et al. 2020, Table 4."""
   counted = cost(fr.create_model(name, scan=True), 224)
   assert counted.activations / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_every_network_has_a_known_cost():
+  assert list(known_costs()) == fr.list_models()
+  for name in ("resnet18", "cifar_resnet20"):
+    assert costs.row(name) == {"name": name, **vars(known_costs()[name])}
+
+
+@pytest.mark.deep
+def test_known_costs_are_those_that_are_counted():
+  with TABLE.open(newline="") as file:
+    committed = list(csv.DictReader(file))
+  counted = [{k: str(v) for k, v in row.items()} for row in costs.rows()]
+  assert committed == counted
