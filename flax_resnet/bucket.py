@@ -38,6 +38,8 @@ LOCATION = Location(tuple(_PACKAGES))
 # The last object of a checkpoint to be written, and the first to be removed:
 # Orbax takes a checkpoint in a bucket for complete by the same one.
 MARKER = "commit_success.txt"
+# What the servers, and fsspec's memory, say of an object's contents.
+_VERSION = ("size", "generation", "ETag", "etag", "created")
 # Objects that are read or written at the same time.
 _THREADS = 8
 # A server that does not answer, or answers that it is busy, is asked again for
@@ -150,19 +152,28 @@ class Folder:
     Args:
       below: part of the path that they have to begin with; default all.
     """
+    infos = self._infos(below)
+    return {name: int(infos[name]["size"]) for name in infos if name}
+
+  def versions(self) -> dict[str, str]:
+    """Returns what differs when an object is written anew, by name.
+
+    That of the URL itself, if it is one, is "".
+    """
+    return {
+      name: str([info.get(k) for k in _VERSION])
+      for name, info in self._infos("").items()
+    }
+
+  def _infos(self, below: str) -> dict[str, dict[str, Any]]:
     root = f"{self._root}/{below}".rstrip("/")
     found = self._call(self._files.find, root, detail=True, missing=False)
     start = len(self._root) + 1
     return {
-      name: int(info["size"])
+      name: info
       for path, info in (found or {}).items()
-      if (name := path.lstrip("/")[start:]) and not name.endswith("/")
+      if not (name := path.lstrip("/")[start:]).endswith("/")
     }
-
-  def is_object(self) -> bool:
-    """Whether the URL is that of an object."""
-    found = self._call(self._files.find, self._root, missing=False)
-    return self._root in (path.lstrip("/") for path in found or ())
 
   def read(self, name: str) -> bytes | None:
     """Returns the contents of an object; None if it is not there."""

@@ -60,7 +60,8 @@ def test_objects_are_written_listed_and_read(memory, tmp_path):
   assert folder.sizes() == {"bb": 0, "d": 2}
   with pytest.raises(FileNotFoundError):
     folder.download(["none"], tmp_path)
-  assert Folder(f"{URL}/d").is_object() and not folder.is_object()
+  assert "" in Folder(f"{URL}/d").versions()
+  assert folder.versions().keys() == {"bb", "d"}
 
 
 def test_an_object_is_created_once(memory):

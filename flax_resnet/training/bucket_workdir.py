@@ -17,19 +17,15 @@ costs what it costs in a folder, and the copy that was under way.
 
 from collections.abc import Callable, Iterator
 import contextlib
-import json
-import os
 import pathlib
-import secrets
 import shutil
-import socket
 import threading
 import time
-from typing import Any
 
 from flax_resnet import bucket, hosts, storage
 from flax_resnet.bucket import BucketError
 from flax_resnet.errors import InputError, reported_as, RunError
+from flax_resnet.training import lease
 
 # Time between two copies of the files that grow: rows, TensorBoard's events.
 SECONDS = 60
@@ -37,12 +33,6 @@ SECONDS = 60
 _ATTEMPTS = 3
 # Time between two looks for a checkpoint that is complete.
 _LOOK_SECONDS = 0.5
-# A lease that is not renewed for so long has run out, and it is renewed so
-# often.
-LEASE_SECONDS = 60
-RENEW_SECONDS = 10
-# By its owner's clock, which may be another one, it has run out long ago.
-_OLD_SECONDS = 600
 
 
 class BucketWorkdir:
@@ -61,7 +51,7 @@ class BucketWorkdir:
   def __init__(self, url: str):
     self.path = bucket.local_path(url)
     self._folder = bucket.Folder(url, bucket.RUN_PATIENCE)
-    self._lease = Lease(self._folder)
+    self._lease = lease.Lease(self._folder)
     self._found: dict[str, int] = {}  # Sizes of the objects when it started.
     self._sent: dict[str, tuple[int, int]] = {}  # Files that are there.
     self._steps: set[int] = set()  # Checkpoints that are there.
@@ -285,145 +275,9 @@ def _is_copied(name: str) -> bool:
 
 
 def _without_leases(sizes: dict[str, int]) -> dict[str, int]:
-  return {k: v for k, v in sizes.items() if not k.startswith(f"{_LEASES}/")}
-
-
-_LEASES = "lease"
-
-
-class Lease:
-  """The right to write to a workdir in a bucket, of one run at a time.
-
-  It is an object `lease/N` with its owner. Whoever finds no lease, or one that
-  was given back or not renewed for `LEASE_SECONDS`, writes `lease/N+1`, on the
-  condition that it is not there: of several, one succeeds. The highest number
-  counts, and stays when its owner ends; so one who was thought dead, and is
-  not, sees at its next write that it was taken over.
-
-  Clocks need not agree: it has run out when it did not change for so long while
-  it was looked at.
-
-  Args:
-    folder: folder of the workdir.
-  """
-
-  def __init__(self, folder: bucket.Folder):
-    self._folder = folder
-    self._number = 0
-    self._token = secrets.token_hex(8)
-    self._ended = threading.Event()
-    self._thread: threading.Thread | None = None
-
-  def wait(self) -> None:
-    """Waits until no other run holds it, up to `LEASE_SECONDS`.
-
-    Raises:
-      InputError: if another run does, and renews it.
-    """
-    number, found = self._newest()
-    if not _holds(found) or time.time() - found["time"] > _OLD_SECONDS:
-      return
-    _report(
-      f"{self._folder.url} is in use by {found['owner']}, or was when that was "
-      f"killed: waiting up to {LEASE_SECONDS:g} s for a sign of life"
-    )
-    end = time.monotonic() + LEASE_SECONDS
-    while time.monotonic() < end:
-      time.sleep(min(1.0, LEASE_SECONDS / 10))
-      now = self._newest()
-      if not _holds(now[1]):
-        return
-      if now != (number, found):
-        raise self._in_use(now[1])
-
-  def __enter__(self) -> "Lease":
-    """Takes it, as `wait` has allowed.
-
-    Raises:
-      InputError: if another run was quicker.
-    """
-    number, found = self._newest()
-    self._number = number + 1
-    if not self._folder.create(self._name(), self._contents()):
-      raise self._in_use(self._newest()[1])
-    if _holds(found):
-      _report(f"{found['owner']} is gone: its lease is taken over")
-    old = (n for n in self._numbers() if n < self._number)
-    self._folder.remove([f"{_LEASES}/{n}" for n in old])
-    self._ended.clear()
-    self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
-    self._thread.start()
-    return self
-
-  def __exit__(self, *_) -> None:
-    assert self._thread is not None
-    self._ended.set()
-    self._thread.join()
-    self._folder.patience = 0  # Without an answer it runs out by itself.
-    with contextlib.suppress(BucketError, RunError):
-      self.check()
-      self._folder.write(self._name(), self._contents(released=True))
-
-  def check(self) -> None:
-    """Raises RunError if another run has taken over."""
-    number, found = self._newest()
-    if (number, found.get("token")) != (self._number, self._token):
-      owner = found.get("owner", "another run")
-      raise RunError(
-        f"{owner} has taken over {self._folder.url}, as this run was not heard "
-        f"of for {LEASE_SECONDS:g} s: nothing more is written"
-      )
-
-  def _keep_renewing(self) -> None:
-    while not self._ended.wait(RENEW_SECONDS):
-      # The next copy meets the same error, and is what reports it.
-      with contextlib.suppress(BucketError):
-        self._folder.write(self._name(), self._contents())
-
-  def _name(self) -> str:
-    return f"{_LEASES}/{self._number}"
-
-  def _contents(self, released: bool = False) -> bytes:
-    values = {
-      "owner": f"process {os.getpid()} on {socket.gethostname()}",
-      "token": self._token,
-      "time": time.time(),
-      "released": released,
-    }
-    return json.dumps(values).encode()
-
-  def _numbers(self) -> list[int]:
-    names = self._folder.sizes(_LEASES)
-    ends = (name.removeprefix(f"{_LEASES}/") for name in names)
-    return sorted(int(end) for end in ends if end.isdecimal())
-
-  def _newest(self) -> tuple[int, dict[str, Any]]:
-    """Returns the number and the contents of the one that counts; 0 if none."""
-    numbers = self._numbers()
-    if not numbers:
-      return 0, {}
-    data = self._folder.read(f"{_LEASES}/{numbers[-1]}")
-    try:
-      found = json.loads(data or b"{}")
-      found = {**found, "time": float(found["time"]), "owner": found["owner"]}
-    except (KeyError, TypeError, ValueError):
-      found = {}  # Nobody's.
-    return numbers[-1], found
-
-  def _in_use(self, found: dict[str, Any]) -> InputError:
-    return InputError(
-      f"workdir {self._folder.url} is in use by another run "
-      f"({found.get('owner', 'just started')}): stop that one, or choose "
-      "another --workdir"
-    )
-
-
-def _report(line: str) -> None:
-  print(line, flush=True)  # The log is not open yet.
-
-
-def _holds(found: dict[str, Any]) -> bool:
-  return bool(found) and not found.get("released")
+  return {
+    k: v for k, v in sizes.items() if not k.startswith(f"{lease.FOLDER}/")
+  }
 
 
 @contextlib.contextmanager

@@ -66,8 +66,8 @@ def from_pretrained(
       in this package, or a name for its default one; a weight file, see
       `files.read`; a Flax checkpoint; the workdir of a run or one of its
       checkpoints; a repository of the Hugging Face hub,
-      "hf-hub:owner/repository", or a clone of one. What is there as a path is
-      taken as one.
+      "hf-hub:owner/repository", or a clone of one; a URL of any of these,
+      gs:// or s3://. What is there as a path is taken as one.
     model: one of `list_models()`; a tag and a workdir say it themselves, and a
       hub repository mostly does.
     in_channels: number of channels of the images; None (default) for that of

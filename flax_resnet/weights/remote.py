@@ -15,17 +15,23 @@ _WEIGHTS = ("_METADATA", "state/_METADATA", "config.json")
 _ATTEMPTS = 3
 
 
-@functools.cache
 def fetch(url: str) -> pathlib.Path:
   """Returns a copy of a weight file, a checkpoint, a run or a hub's clone.
+
+  It is fetched again when it has changed.
 
   Raises:
     BucketError: if it cannot be read, or is none of these.
   """
+  return _fetch(url, tuple(bucket.Folder(url).versions().items()))
+
+
+@functools.cache
+def _fetch(url: str, versions: tuple[tuple[str, str], ...]) -> pathlib.Path:
   source, path = bucket.Folder(url), bucket.local_path(url)
-  if source.is_object():
+  names = dict(versions)
+  if "" in names:
     return _fetch_file(source.url)
-  names = source.sizes()
   if any(name.startswith("checkpoints/") for name in names):
     return fetch_run(url)
   if not any(name in names for name in _WEIGHTS):
@@ -43,7 +49,6 @@ def _fetch_file(url: str) -> pathlib.Path:
   return path
 
 
-@functools.cache
 def fetch_run(url: str, which: str = "newest") -> pathlib.Path:
   """Returns a copy of a workdir, with one of its checkpoints.
 
@@ -57,6 +62,15 @@ def fetch_run(url: str, which: str = "newest") -> pathlib.Path:
     BucketError: if it cannot be read.
     WeightsError: if it has no such checkpoint.
   """
+  versions = tuple(bucket.Folder(url).versions().items())
+  return _copy_of_run(url, which, versions)
+
+
+@functools.cache
+def _copy_of_run(
+  url: str, which: str, versions: tuple[tuple[str, str], ...]
+) -> pathlib.Path:
+  del versions  # Of what is cached.
   source, path = bucket.Folder(url), bucket.local_path(url)
   for _ in range(_ATTEMPTS):
     shutil.rmtree(path, ignore_errors=True)

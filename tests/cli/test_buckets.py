@@ -20,8 +20,8 @@ def memory(monkeypatch, workdir, weights):
   copy_run(workdir, RUN)
   memory.pipe_file(WEIGHTS.removeprefix("s3://"), weights.read_bytes())
   yield memory
-  remote.fetch.cache_clear()
-  remote.fetch_run.cache_clear()
+  remote._fetch.cache_clear()
+  remote._copy_of_run.cache_clear()
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_weights_are_read_and_converted(call, memory, tmp_path, weights):
     assert len(files.read(target)) > 9
 
 
+@pytest.mark.deep
 def test_export_and_inspect(call, memory, tmp_path, workdir):
   code, out, err = call("export", tmp_path / "out", "--workdir", RUN)
   assert (code, err) == (0, "") and out
@@ -91,7 +92,7 @@ def test_one_that_is_replaced_while_it_is_read(memory, workdir):
   memory.before = before
   folder = files.find_checkpoint(remote.fetch_run(RUN))
   assert asked and storage.damage(folder) is None
-  remote.fetch_run.cache_clear()
+  remote._copy_of_run.cache_clear()
 
   def always(method, path):
     if method == "get_file":
@@ -100,6 +101,16 @@ def test_one_that_is_replaced_while_it_is_read(memory, workdir):
   memory.before = always
   with pytest.raises(OSError, match="changes while it is read: try again"):
     remote.fetch_run(RUN)
+
+
+def test_what_has_changed_is_fetched_again(memory, weights):
+  first = remote.fetch(WEIGHTS)
+  asked = []
+  memory.before = lambda method, path: asked.append(method)
+  assert remote.fetch(WEIGHTS) == first
+  assert "get_file" not in asked
+  memory.pipe_file(WEIGHTS.removeprefix("s3://"), bytes(weights.stat().st_size))
+  assert remote.fetch(WEIGHTS).read_bytes()[:9] == bytes(9)
 
 
 CASES = {
