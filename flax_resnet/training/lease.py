@@ -40,6 +40,7 @@ class Lease:
 
   def __init__(self, folder: bucket.Folder):
     self._folder = folder
+    self._before: tuple[int, dict[str, Any]] = (0, {})  # That is not held.
     self._number = 0
     self._token = secrets.token_hex(8)
     self._ended = threading.Event()
@@ -51,7 +52,7 @@ class Lease:
     Raises:
       InputError: if another run does, and renews it.
     """
-    number, found = self._newest()
+    number, found = self._before = self._newest()
     if not _holds(found) or time.time() - found["time"] > _OLD_SECONDS:
       return
     _report(
@@ -63,17 +64,18 @@ class Lease:
       time.sleep(min(1.0, SECONDS / 10))
       now = self._newest()
       if not _holds(now[1]):
+        self._before = now
         return
       if now != (number, found):
         raise self._in_use(now[1])
 
   def __enter__(self) -> "Lease":
-    """Takes it, as `wait` has allowed.
+    """Takes it, as the one after that which `wait` has found free.
 
     Raises:
       InputError: if another run was quicker.
     """
-    number, found = self._newest()
+    number, found = self._before
     self._number = number + 1
     if not self._folder.create(self._name(), self._contents()):
       raise self._in_use(self._newest()[1])
