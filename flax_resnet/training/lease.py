@@ -110,7 +110,7 @@ class Lease:
   def _keep_renewing(self) -> None:
     while not self._ended.wait(RENEW_SECONDS):
       # The next copy meets the same error, and is what reports it.
-      with contextlib.suppress(BucketError):
+      with contextlib.suppress(OSError):
         self._folder.write(self._name(), self._contents())
 
   def _name(self) -> str:
