@@ -86,12 +86,29 @@ class ResNet(nn.Module):
     return self.head(self.body(x).mean((2, 3)))
 
 
-def make_train_step(model, image, label, *, compiled: bool, amp: bool):
-  """Returns a step without arguments; weight decay as in the other two."""
+def make_train_step(
+  model,
+  image,
+  label,
+  *,
+  compiled: bool,
+  amp: bool,
+  frozen: tuple[str, ...] = (),
+):
+  """Returns a step without arguments; weight decay as in the other two.
+
+  Modules of `frozen` names are as in evaluation, and need no gradient.
+  """
   device = image.device
   model = model.to(device, memory_format=torch.channels_last).train()
+  for name in frozen:
+    model.get_submodule(name).eval().requires_grad_(False)
   optimizer = torch.optim.SGD(
-    model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
+    [p for p in model.parameters() if p.requires_grad],
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=1e-4,
+    nesterov=True,
   )
   forward = torch.compile(model) if compiled else model
 

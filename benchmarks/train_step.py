@@ -93,7 +93,7 @@ def arrays(case: Case):
   return rng.integers(0, 256, shape, np.uint8), labels
 
 
-def our_step(case: Case, **options):
+def our_step(case: Case, freezing=None, **options):
   """Returns the jitted step of the trainer, a state and a batch."""
   import jax
   import jax.numpy as jnp
@@ -103,6 +103,7 @@ def our_step(case: Case, **options):
   from flax_resnet import create_model, sharding
   from flax_resnet.augment import normalize
   from flax_resnet.training import losses, optimizers
+  from flax_resnet.training.freezing import NOTHING
   from flax_resnet.training.state import create_state
   from flax_resnet.training.steps import TrainStep
 
@@ -117,14 +118,21 @@ def our_step(case: Case, **options):
   step = TrainStep(
     model=model,
     optimizer=optimizer,
-    augment=lambda key, images, labels: (
+    augment=lambda key, images, labels, step: (
       normalize(images, (0.5,) * 3, (0.25,) * 3),
       labels,
     ),
     loss=losses.cross_entropy,
     mesh=mesh,
+    freezing=freezing or NOTHING,
   ).jit()
-  state = create_state(model, optimizer, (case.size, case.size, 3), seed=0)
+  state = create_state(
+    model,
+    optimizer,
+    (case.size, case.size, 3),
+    seed=0,
+    freezing=freezing or NOTHING,
+  )
   state = sharding.replicate(state, mesh)
   images, labels = arrays(case)
   batch = sharding.shard_batch(
@@ -233,7 +241,10 @@ def flax_example(case: Case) -> Work:
   return _repeated(*flax_step(case))
 
 
-def pytorch(case: Case, *, compiled: bool) -> Work:
+def pytorch(
+  case: Case, *, compiled: bool, frozen: tuple[str, ...] = ()
+) -> Work:
+  """A step of PyTorch; parameters of `frozen` names need no gradient."""
   import torch
   import torch_resnet
 
@@ -257,6 +268,7 @@ def pytorch(case: Case, *, compiled: bool) -> Work:
     torch.from_numpy(labels).long().to(device),
     compiled=compiled,
     amp=case.bfloat16,
+    frozen=frozen,
   )
 
   def work(count: int) -> None:

@@ -5,6 +5,10 @@ from etils import epy
 # Imported when they are first used, and JAX with them: "--help" needs none of
 # it, and Ctrl-C while JAX is imported ends a command as at any other time.
 with epy.lazy_api_imports(globals()):
+  from flax_resnet.insight.grad_cam import grad_cam as grad_cam
+  from flax_resnet.insight.grad_cam import (
+    grad_cam_plus_plus as grad_cam_plus_plus,
+  )
   from flax_resnet.models import BasicBlock as BasicBlock
   from flax_resnet.models import BottleneckBlock as BottleneckBlock
   from flax_resnet.models import create_model as create_model

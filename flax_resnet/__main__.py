@@ -12,6 +12,7 @@ from flax_resnet.cli import (
   models,
   predict,
   prepare,
+  report,
   train,
 )
 from flax_resnet.cli.flags import enable_compilation_cache, exit_codes, Parser
@@ -25,6 +26,7 @@ VERBS = {
   "models": models,
   "predict": predict,
   "prepare": prepare,
+  "report": report,
   "train": train,
 }
 

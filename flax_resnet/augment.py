@@ -5,6 +5,7 @@ depend on how the batch is laid out over devices.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import math
 from typing import Annotated
 
@@ -13,15 +14,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
+from flax_resnet import photometric
 from flax_resnet.schema import NotNegative, Positive, Range, Share
 
 Images = Float[Array, "b h w c"]
-Labels = Int[Array, " b"]
-# One row an example; each sums to 1.
+# A class an example, or 1 for each of its classes.
+Labels = Int[Array, " b"] | UInt8[Array, "b n"]
+# One row an example; each sums to 1, if it has one label.
 SoftTargets = Float[Array, "b n"]
 Normalize = Callable[[UInt8[Array, "b h w c"]], Images]
+# The last is the number of completed updates.
 Augment = Callable[
-  [PRNGKeyArray, UInt8[Array, "b h w c"], Labels],
+  [PRNGKeyArray, UInt8[Array, "b h w c"], Labels, Int[Array, ""]],
   tuple[Images, Labels | SoftTargets],
 ]
 # How much of its partner each pixel of an image takes, and each target.
@@ -35,17 +39,29 @@ def make_augment(
   mean: Sequence[float],
   std: Sequence[Positive],
   flip: bool = False,
+  vertical_flip: bool = False,
   crop_padding: Annotated[int, Range(minimum=0, maximum=512)] = 0,
   rotation: NotNegative = 0.0,
   translation: NotNegative = 0.0,
   scaling: NotNegative = 0.0,
   shear: NotNegative = 0.0,
+  brightness: NotNegative = 0.0,
+  contrast: NotNegative = 0.0,
+  saturation: NotNegative = 0.0,
+  hue: Annotated[float, Range(minimum=0, maximum=0.5)] = 0.0,
+  blur: Share = 0.0,
+  blur_sigma: Sequence[Annotated[float, Range(above=0, maximum=64)]] = (
+    0.1,
+    2.0,
+  ),
   mixup: NotNegative = 0.0,
   cutmix: NotNegative = 0.0,
+  mixup_off_epoch: NotNegative = 0.0,
   random_erasing: Share = 0.0,
   channels: int,
   num_classes: int,
   batch_size: int,
+  steps_per_epoch: float = 1.0,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[Augment, Normalize]:
   """Returns the augmentation of a batch, and the normalization of images.
@@ -57,21 +73,36 @@ def make_augment(
     mean: means by channel, of images scaled to [0, 1].
     std: standard deviations by channel, of images scaled to [0, 1].
     flip: whether to mirror left to right, as `random_flip`; default False.
+    vertical_flip: whether to mirror top to bottom as well, each image or not;
+      default False.
     crop_padding: zeros on each side in pixels, 0 to 512, for `random_crop`;
       default 0 for none.
     rotation: largest angle in degrees, for `random_affine`; default 0.
     translation: largest shift as a share of the side; default 0.
     scaling: largest logarithm of the factor; default 0.
     shear: largest tangent of the angle; default 0.
+    brightness: largest change of the brightness, for `photometric.jitter`;
+      default 0.
+    contrast: largest change of the contrast; default 0.
+    saturation: largest change of the saturation; default 0.
+    hue: largest turn of the hue, in turns, 0 to 0.5; default 0.
+    blur: probability of each image to be blurred, for
+      `photometric.random_blur`, in [0, 1]; default 0.
+    blur_sigma: range of the blur's standard deviation in pixels, above 0;
+      default (0.1, 2), that of SimCLR.
     mixup: alpha of mixup, see `mix`; default 0 for none. With `cutmix` as well,
       each step does one of them.
     cutmix: alpha of cutmix, see `mix`; default 0 for none.
+    mixup_off_epoch: epoch from which images are no longer mixed, as in timm;
+      default 0 for none.
     random_erasing: probability of each image to be erased, as `random_erase`,
       in [0, 1]; default 0.
     channels: channels of the images.
     num_classes: classes of the targets; labels that are not mixed stay
       integers.
     batch_size: examples of the global batch.
+    steps_per_epoch: steps in which each training example is seen once; default
+      1.
     dtype: type of the images and of mixed targets; default float32.
 
   Raises:
@@ -89,30 +120,66 @@ def make_augment(
       f"batch_size is {batch_size}, and mixup and cutmix take examples in "
       "pairs: use an even one"
     )
+  if len(blur_sigma) != 2 or blur_sigma[0] > blur_sigma[1]:
+    raise ValueError(
+      f"blur_sigma is {tuple(blur_sigma)}: use two numbers, the smaller first"
+    )
+  low, high = blur_sigma
+  if mixup_off_epoch and not (mixup or cutmix):
+    raise ValueError(
+      f"mixup_off_epoch is {mixup_off_epoch} and nothing is mixed: use 0, or "
+      "set mixup or cutmix"
+    )
+  off_step = round(mixup_off_epoch * steps_per_epoch)
   affine = {
     "rotation": rotation,
     "translation": translation,
     "scaling": scaling,
     "shear": shear,
   }
+  jitter = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+    "hue": hue,
+  }
 
   def normalized(images):
     return normalize(images, mean, std, dtype)
 
-  def augment(key, images, labels):
+  def augment(key, images, labels, step: jax.Array | int = 0):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
     # Not the 1 of the step's dropout; 0, 1 and 2 are also those of the split.
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
-    images, targets = normalized(images), labels
+    images, targets = scale(images, dtype), labels
+    if any(jitter.values()):
+      jitter_key = jax.random.fold_in(key, 4)
+      images = photometric.jitter(jitter_key, images, **jitter)
+    if blur:
+      blur_key = jax.random.fold_in(key, 5)
+      images = photometric.random_blur(blur_key, images, blur, (low, high))
+    images = standardize(images, mean, std)
+    if labels.ndim == 2:
+      targets = labels.astype(images.dtype)
     if any(affine.values()):
       images = random_affine(affine_key, images, **affine)
     if flip:
       images = random_flip(flip_key, images)
+    if vertical_flip:
+      vertical_key = jax.random.fold_in(key, 6)
+      images = random_flip(vertical_key, images, axis=1)
     if crop_padding:
       images = random_crop(crop_key, images, crop_padding)
     if mixup or cutmix:
-      targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
-      images, targets = mix(mix_key, images, targets, mixup, cutmix)
+      if labels.ndim == 1:
+        targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+      mixing = partial(mix, mix_key, mixup=mixup, cutmix=cutmix)
+      if not off_step:
+        images, targets = mixing(images, targets)
+      else:
+        images, targets = jax.lax.cond(
+          step < off_step, mixing, lambda *same: same, images, targets
+        )
     if random_erasing:
       images = random_erase(erase_key, images, random_erasing)
     return images, targets
@@ -127,16 +194,27 @@ def normalize(
   dtype: DTypeLike = jnp.float32,
 ) -> Images:
   """Scales uint8 to [0, 1], then to mean 0 and variance 1 by channel."""
-  scaled = images.astype(dtype) / 255
+  return standardize(scale(images, dtype), mean, std)
+
+
+def scale(images: UInt8[Array, "b h w c"], dtype: DTypeLike) -> Images:
+  """Scales uint8 to [0, 1]."""
+  return images.astype(dtype) / 255
+
+
+def standardize(
+  images: Images, mean: Sequence[float], std: Sequence[float]
+) -> Images:
+  """Scales images to mean 0 and variance 1 by channel."""
   by_channel = (None, None, None, slice(None))
-  centered = scaled - jnp.asarray(mean, dtype)[by_channel]
-  return centered / jnp.asarray(std, dtype)[by_channel]
+  centered = images - jnp.asarray(mean, images.dtype)[by_channel]
+  return centered / jnp.asarray(std, images.dtype)[by_channel]
 
 
-def random_flip(key: PRNGKeyArray, images: Images) -> Images:
-  """Mirrors each image left to right, or not."""
+def random_flip(key: PRNGKeyArray, images: Images, axis: int = 2) -> Images:
+  """Mirrors each image along an axis, or not; left to right by default."""
   flip = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
-  return jnp.where(flip, images[:, :, ::-1], images)
+  return jnp.where(flip, jax.lax.rev(images, (axis,)), images)
 
 
 def random_crop(key: PRNGKeyArray, images: Images, padding: int) -> Images:

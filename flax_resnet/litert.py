@@ -6,6 +6,7 @@
 
 from collections.abc import Callable
 import contextlib
+import importlib
 import io
 import os
 import tempfile
@@ -18,9 +19,6 @@ import numpy as np
 
 with epy.lazy_imports():  # An extra.
   from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
-  from litert_converter import converter_api_ext as converter
-  from litert_converter import schema_py_generated as schema
-  from litert_converter.mlir import ir, passmanager
 
 Weights = Literal["float32", "float16", "int8"]
 
@@ -55,6 +53,7 @@ def to_litert(
   Raises:
     ValueError: for a program in which the batch cannot be resized.
   """
+  converter, ir, passmanager = _modules()
   # Else it logs a line on its own arithmetic, which converts nothing.
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   traced = jax.jit(lambda images: (function(images),)).trace(images)
@@ -73,6 +72,15 @@ def to_litert(
   return _quantized(_of_any_batch(data), weights)
 
 
+def _modules() -> tuple[Any, Any, Any]:
+  """Returns modules whose contents exist at run time only."""
+  names = ("converter_api_ext", "mlir.ir", "mlir.passmanager")
+  converter, ir, passmanager = (
+    importlib.import_module(f"litert_converter.{name}") for name in names
+  )
+  return converter, ir, passmanager
+
+
 def _of_any_batch(data: bytes) -> bytes:
   """Returns a model in which no operator has the batch of 1 as a constant.
 
@@ -82,6 +90,7 @@ def _of_any_batch(data: bytes) -> bytes:
   Raises:
     ValueError: if there is an operator with a constant that cannot be mended.
   """
+  schema: Any = importlib.import_module("litert_converter.schema_py_generated")
   model = schema.ModelT.InitFromPackedBuf(data)
   names = {v: k for k, v in vars(schema.BuiltinOperator).items()}
   for graph in model.subgraphs:
@@ -132,4 +141,6 @@ def _quantized(data: bytes, weights: Weights) -> bytes:
         algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
       )
     with contextlib.redirect_stdout(io.StringIO()):  # It says sizes and times.
-      return bytes(work.quantize().quantized_model)
+      result = work.quantize()
+    assert result.quantized_model is not None
+    return bytes(result.quantized_model)

@@ -71,9 +71,12 @@ def _draw_loss(axes: Any, rows: Rows) -> None:
 
 
 def _draw_top1(axes: Any, rows: Rows) -> None:
+  score, title = "val/top1", "top-1 accuracy (%)"
+  if any("val/map" in row for row in rows):  # Of several labels an image.
+    score, title = "val/map", "mean average precision (%)"
   _plot_by_step(axes, rows, "train/top1", 100, TRAIN, "training, augmented")
-  last = _plot_by_step(axes, rows, "val/top1", 100, EVAL, "evaluation")
-  axes.set(title="top-1 accuracy (%)")
+  last = _plot_by_step(axes, rows, score, 100, EVAL, "evaluation")
+  axes.set(title=title)
   legend = {"frameon": False, "fontsize": 8}
   if last is None:
     axes.legend(loc="lower right", **legend)
@@ -81,10 +84,7 @@ def _draw_top1(axes: Any, rows: Rows) -> None:
   # The first quarter of a run would flatten the rest of it.
   later = [row for row in rows if row["step"] > rows[-1]["step"] / 4]
   lowest = 100 * min(
-    row[key]
-    for row in later
-    for key in ("train/top1", "val/top1")
-    if key in row
+    row[key] for row in later for key in ("train/top1", score) if key in row
   )
   bottom, top = max(0.0, 100 - 1.6 * (100 - lowest)), 100.2
   axes.set_ylim(bottom, top)
@@ -203,6 +203,31 @@ def layer_responses(
   in_order.set_ylim(0, None)
   in_order.legend(frameon=False, fontsize=8)
   return _save(both, path)
+
+
+def lesions(
+  without: Curves,
+  removed: Mapping[str, Mapping[int, Sequence[float]]],
+  reordered: Mapping[str, Sequence[tuple[float, float]]],
+  styles: Styles,
+  title: str,
+  path: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Draws accuracies with blocks removed: Figs. 3 and 5 of Veit et al. 2016."""
+  all_axes = single, several, order = _axes(title, 1, 3, sharey=True)
+  for name, style in styles.items():
+    values = [100 * (v if v is not None else math.nan) for v in without[name]]
+    numbers = range(1, len(values) + 1)
+    single.plot(numbers, values, marker="o", markersize=3, label=name, **style)
+    means = {k: 100 * np.mean(each) for k, each in removed[name].items()}
+    several.plot(means.keys(), means.values(), **style)
+    points = [(x, 100 * y) for x, y in reordered[name]]
+    order.plot(*np.reshape(points, (-1, 2)).T, ".", **style)
+  single.set(title="without one block", xlabel="block", ylabel="accuracy (%)")
+  several.set(title="without some, at random", xlabel="blocks removed")
+  order.set(title="blocks swapped", xlabel="rank correlation with the order")
+  single.legend(frameon=False, fontsize=8)
+  return _save(all_axes, path)
 
 
 def confusion_matrix(

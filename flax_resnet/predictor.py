@@ -18,12 +18,8 @@ import numpy as np
 from flax_resnet.augment import normalize
 from flax_resnet.data import crops
 from flax_resnet.data.decoding import ENDINGS, MAX_PIXELS
-from flax_resnet.data.folder import (
-  images_below,
-  is_image,
-  read_file,
-  warn_of_others,
-)
+from flax_resnet.data.folder import read_file, warn_of_others
+from flax_resnet.data.scan import images_below, is_image
 from flax_resnet.errors import ImageError
 from flax_resnet.models import ResNet
 from flax_resnet.models.variables import Variables
@@ -42,6 +38,8 @@ class Predictor:
     class_names: names of the classes by label.
     max_pixels: largest number of pixels of an image; default
       `decoding.MAX_PIXELS`.
+    multi_label: whether an image may have several of the classes, so that each
+      has a probability of its own; default False: they sum to 1.
   """
 
   model: ResNet
@@ -49,6 +47,7 @@ class Predictor:
   preprocessing: Preprocessing
   class_names: Sequence[str]
   max_pixels: int = MAX_PIXELS
+  multi_label: bool = False
 
   @property
   def channels(self) -> int:
@@ -76,7 +75,13 @@ class Predictor:
         f"preprocessing gives {len(preprocessing.mean)}"
       )
     names = loaded.class_names or tuple(map(str, range(classes)))
-    return cls(loaded.model, loaded.variables, preprocessing, names)
+    return cls(
+      loaded.model,
+      loaded.variables,
+      preprocessing,
+      names,
+      multi_label=loaded.multi_label,
+    )
 
   def read(self, path: str | os.PathLike) -> UInt8[np.ndarray, "h w c"]:
     """Returns the pixels of a file that the network sees.
@@ -129,6 +134,24 @@ class Predictor:
     self, paths: Iterable[str | os.PathLike], batch_size: int = 32
   ) -> Iterator[Float[np.ndarray, " n"] | ImageError]:
     """Yields what `predict` does, and the error of a file in its place."""
+    for pixels, errors in self.read_batches(paths, batch_size):
+      probabilities = np.asarray(self._probabilities(self.variables, pixels))
+      for row, error in enumerate(errors):
+        yield probabilities[row] if error is None else error
+
+  def read_batches(
+    self, paths: Iterable[str | os.PathLike], batch_size: int = 32
+  ) -> Iterator[tuple[UInt8[np.ndarray, "b h w c"], list[ImageError | None]]]:
+    """Yields the pixels of files as `read` gives them, and their errors.
+
+    Args:
+      paths: paths of image files, see `find_images`.
+      batch_size: number of images of each batch. The last one is filled up with
+        black images, so that all have one shape.
+
+    Yields:
+      A batch, and for each of its files the error, or None.
+    """
 
     def read(
       path: str | os.PathLike,
@@ -144,19 +167,18 @@ class Predictor:
       while batch := list(itertools.islice(paths, batch_size)):
         # One shape, one compilation.
         pixels = np.zeros((batch_size, size, size, self.channels), np.uint8)
-        errors = {}
+        errors: list[ImageError | None] = [None] * len(batch)
         for row, image in enumerate(pool.map(read, batch)):
           if isinstance(image, ImageError):
             errors[row] = image
           else:
             pixels[row] = image
-        probabilities = np.asarray(self._probabilities(self.variables, pixels))
-        for row in range(len(batch)):
-          yield errors.get(row, probabilities[row])
+        yield pixels, errors
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:
-    return jax.jit(lambda *args: jax.nn.softmax(self.logits(*args)))
+    of_classes = jax.nn.sigmoid if self.multi_label else jax.nn.softmax
+    return jax.jit(lambda *args: of_classes(self.logits(*args)))
 
 
 def find_images(names: Sequence[str]) -> list[pathlib.Path]:

@@ -26,7 +26,11 @@ _PACKAGE = pathlib.Path(__file__).parent
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 # Keys that hold text, and may be None or left out.
-_TEXT = ("data_dir", "init_from", "root")
+_TEXT = (
+  *("data_dir", "init_from", "root", "path_column", "image_column"),
+  *("label_column", "split_column", "label_separator", "classes_file"),
+  *("config_name",),
+)
 
 
 def list_recipes() -> list[str]:

@@ -110,6 +110,16 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def score(row: Mapping[str, Any]) -> float:
+  """Returns by what the evaluation of a row is compared with others.
+
+  It is "val/map" where images have several labels, else "val/top1"; -1 for none
+  that is a finite number.
+  """
+  value = row.get("val/map", row.get("val/top1"))
+  return value if isinstance(value, float) and math.isfinite(value) else -1.0
+
+
 def checkpoint_steps(directory: pathlib.Path) -> list[int]:
   """Returns the steps of the complete checkpoints in a folder, newest first.
 

@@ -35,9 +35,9 @@ def spoil(
   def make_augment(*args, **kwargs):
     augment, normalize = make(*args, **kwargs)
 
-    def spoiled(key, images, labels):
+    def spoiled(key, images, labels, step):
       now = (jax.random.key_data(key)[None] == bad).all(-1).any()
-      images, targets = augment(key, images, labels)
+      images, targets = augment(key, images, labels, step)
       return jnp.where(now, pixel, images), targets
 
     return spoiled, normalize

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from flax_resnet import augment
+from flax_resnet import augment, photometric
 from flax_resnet.errors import InputError
 from flax_resnet.schema import build
 from tests.drawing import normal
@@ -238,11 +238,20 @@ def test_augment_without_options_only_normalizes():
 MOVES = {"flip": True, "crop_padding": 2, "rotation": 10.0}
 MIXES = {"mixup": 0.2, "cutmix": 1.0}
 ERASING = {"random_erasing": 0.5}
+JITTER = {
+  "vertical_flip": True,
+  "brightness": 0.4,
+  "hue": 0.1,
+  "blur": 0.5,
+}
 
 
 @pytest.mark.parametrize(
   "options",
-  [MOVES, MIXES, ERASING, MOVES | MIXES, MOVES | MIXES | ERASING],
+  [
+    *(MOVES, MIXES, ERASING, JITTER),
+    *(MOVES | MIXES, MOVES | MIXES | ERASING | JITTER),
+  ],
   ids=lambda options: "+".join(options),
 )
 def test_each_part_has_its_own_key_and_its_own_position(options):
@@ -254,10 +263,20 @@ def test_each_part_has_its_own_key_and_its_own_position(options):
   def expected(key, images, labels):
     flip_key, crop_key, affine_key = jax.random.split(key, 3)
     mix_key, erase_key = jax.random.split(jax.random.fold_in(key, 3))
-    images, targets = augment.normalize(images, HALF, HALF), labels
+    images, targets = augment.scale(images, jnp.float32), labels
+    if "hue" in options:
+      colors = {"brightness": 0.4, "hue": 0.1}
+      images = photometric.jitter(jax.random.fold_in(key, 4), images, **colors)
+      images = photometric.random_blur(
+        jax.random.fold_in(key, 5), images, 0.5, (0.1, 2.0)
+      )
+    images = augment.standardize(images, HALF, HALF)
     if "flip" in options:
       images = augment.random_affine(affine_key, images, rotation=10.0)
       images = augment.random_flip(flip_key, images)
+    if "vertical_flip" in options:
+      images = augment.random_flip(jax.random.fold_in(key, 6), images, axis=1)
+    if "flip" in options:
       images = augment.random_crop(crop_key, images, 2)
     if "mixup" in options:
       targets = jax.nn.one_hot(labels, 5)
@@ -272,6 +291,20 @@ def test_each_part_has_its_own_key_and_its_own_position(options):
     for function in (make(**options)[0], expected)
   )
   assert ours == theirs
+
+
+def test_mixing_ends_at_its_epoch():
+  """Of 2.5 steps each: epoch 2 begins with step 5."""
+  options = {"mixup": 0.5, "cutmix": 1.0}
+  mixed = jax.jit(make(**options)[0])
+  ending = jax.jit(make(mixup_off_epoch=2.0, steps_per_epoch=2.5, **options)[0])
+  batch = KEY, jnp.asarray(PIXELS), jnp.asarray(LABELS)
+  for step, wanted in (
+    (4, mixed(*batch)),
+    (5, (make()[1](batch[1]), jax.nn.one_hot(LABELS, 5))),
+  ):
+    found = ending(*batch, jnp.int32(step))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_a_batch_on_eight_devices_is_augmented_as_on_one():
@@ -301,6 +334,16 @@ def test_a_batch_on_eight_devices_is_augmented_as_on_one():
     (
       {"crop_padding": -1},
       "config.augment.crop_padding is -1: use 0 to 512",
+    ),
+    (
+      {"mixup_off_epoch": 2.0},
+      "config.augment: mixup_off_epoch is 2.0 and nothing is mixed: use 0, or "
+      "set mixup or cutmix",
+    ),
+    (
+      {"blur_sigma": (2.0, 1.0)},
+      "config.augment: blur_sigma is (2.0, 1.0): use two numbers, the smaller "
+      "first",
     ),
   ],
 )

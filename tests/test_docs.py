@@ -129,6 +129,9 @@ def folder(tmp_path_factory):
       pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
       file = path / "DIR" / split / str(label) / f"{i}.jpg"
       Image.fromarray(pixels).save(file)
+  images = sorted((path / "DIR").rglob("*.jpg"))
+  lines = [f"{each.relative_to(path)},{each.parent.name}\n" for each in images]
+  (path / "labels.csv").write_text("".join(["path,label\n", *lines]))
   thin = {
     key: SHORT[f"model.{key}"] for key in ("stage_sizes", "stage_features")
   }

@@ -254,7 +254,8 @@ def test_keys_of_text_that_may_be_left_out_are_known():
     for function in functions
     for key, parameter in inspect.signature(function).parameters.items()
     if [kind for kind, _ in schema._options(parameter.annotation)]
-    == [str, types.NoneType]
+    in ([str], [str, types.NoneType])
+    and parameter.default is not parameter.empty
   }
   assert found == set(recipes._TEXT)
 

@@ -1,38 +1,154 @@
-"""Evaluate a checkpoint of a run, or weights, on a data set.
+"""Evaluate checkpoints of runs, or weights, on a data set.
 
-Every image of the recipe's eval_split counts once; no other split is needed.
-Images are prepared as published weights say, or as the recipe does.
---config.x.y=… changes a key of the recipe, such as --config.data.data_dir or
+Several are one table, a line each with their images/s. Every image of the
+recipe's eval_split counts once; no other split is needed. Images are prepared
+as published weights say, or as the recipe does.
+--image-size and --crop-fraction choose another size and crop; --config.x.y=…
+changes a key of the recipe, such as --config.data.data_dir or
 --config.augment.mean.
+
+--json has all: accuracy by class, the confusion matrix (rows are classes,
+columns predictions), the expected calibration error (Guo et al. 2017) and its
+15 bins. --details prints them.
 """
 
 import argparse
-import math
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from etils import epy
 
 from flax_resnet import recipes, schema, storage
-from flax_resnet.cli import flags
+from flax_resnet.cli import flags, tables
 from flax_resnet.errors import InputError, reported_as
 
 with epy.lazy_imports():
-  from flax_resnet import sharding
-  from flax_resnet.data import dataset
-  from flax_resnet.training import evaluation, setup
+  import numpy as np
+
+  from flax_resnet import models, sharding
+  from flax_resnet.data import dataset, imagenet, sources
+  from flax_resnet.training import evaluation, multilabel, scores, setup
   from flax_resnet.weights import files, preprocessing, pretrained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   flags.add_network_arguments(
-    parser, "recipe with the data; that of the run with --workdir"
+    parser, "recipe with the data; that of the run with --workdir", several=True
+  )
+  parser.add_argument(
+    "--flip",
+    action="store_true",
+    help="average the logits of each image and its mirror image",
+  )
+  parser.add_argument(
+    "--image-size", type=int, metavar="N", help="pixels that the network sees"
+  )
+  parser.add_argument(
+    "--crop-fraction",
+    type=float,
+    metavar="X",
+    help="share of the short side that it sees, 0.001 to 1",
+  )
+  parser.add_argument(
+    "--top",
+    type=int,
+    metavar="N",
+    help="besides 1 and 5: share whose class is among the N most probable ones",
+  )
+  parser.add_argument(
+    "--details",
+    action="store_true",
+    help="print accuracy by class, confusions and calibration as well",
+  )
+  parser.add_argument(
+    "--real-labels",
+    type=flags.path,
+    metavar="FILE",
+    help="real.json: ReaL labels of ImageNet's validation images, of which a "
+    "prediction may be any (Beyer et al. 2020)",
   )
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:
-  """Prints top-1 with its interval, top-5, loss and the number of images."""
-  config, weights = _config(args), flags.weights_of(args)
+  """Prints what each network comes to, as soon as it is evaluated."""
+  if args.image_size is not None:
+    flags.check_is_positive("--image-size", args.image_size)
+  if args.top is not None:
+    flags.check_is_positive("--top", args.top)
+  if args.crop_fraction is not None and not 0.001 <= args.crop_fraction <= 1:
+    raise InputError(f"--crop-fraction is {args.crop_fraction}: use 0.001 to 1")
+  each = list(_each_network(args))
+  configs = [_config(one) for one in each]  # All, before any is evaluated.
+  names = [str(one.workdir or one.weights) for one in each]
+  width = max(map(len, names))
+  if len(each) > 1 and not args.json:
+    print(tables.head(width, args.top), flush=True)
+  for one, name, config in zip(each, names, configs, strict=True):
+    model, data = config["model"], config["data"]
+    of = f"{model['name']} of {name} on {data['name']} {data['eval_split']}"
+    if args.real_labels is not None:
+      _print_real(of, name, one, config)
+      continue
+    found, classes = _scores(one, config)
+    if isinstance(found, dict):
+      _print_several(of, name, found, classes if args.json else None)
+      continue
+    if args.json:
+      row = tables.as_json(found, classes, args.top)
+      print(storage.to_json({"network": name, **row}), flush=True)
+      continue
+    if len(each) > 1:
+      print(tables.row(name.ljust(width), found, args.top), flush=True)
+    else:
+      print(tables.line(of, found, args.top))
+    if args.details:
+      print(tables.details(found, list(map(flags.printable, classes))))
+
+
+def _each_network(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+  """Yields the flags of each network."""
+  pairs = [(None, weights) for weights in args.weights or ()]
+  pairs += [(workdir, None) for workdir in args.workdir or ()]
+  if not pairs or (args.weights and args.workdir):
+    pairs = [(args.workdir, args.weights)]  # `_config` says what is wrong.
+  for workdir, weights in pairs:
+    one = {"workdir": workdir, "weights": weights}
+    yield argparse.Namespace(**{**vars(args), **one})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+  """What is evaluated.
+
+  Attributes:
+    recipe: the checked config.
+    model: the network.
+    variables: its variables, on all devices.
+    normalize: normalization of uint8 images.
+    split: the images.
+    columns: classes of the network that the labels of the images stand for, in
+      their order; None for all.
+    mesh: the devices.
+  """
+
+  recipe: "setup.Recipe"
+  model: "models.ResNet"
+  variables: Any
+  normalize: Any
+  split: "dataset.Split"
+  columns: "np.ndarray | None"
+  mesh: Any
+
+  def batches(self) -> Iterator[Any]:
+    """Returns the batches of all images."""
+    return setup.eval_batches(self.recipe, self.split, self.mesh)
+
+
+def _task(args: argparse.Namespace, config: dict[str, Any]) -> _Task:
+  """Returns a network, and images that fit it."""
+  weights = flags.weights_of(args)
   recipe = schema.build("config", setup.Recipe, config)
   with reported_as("evaluate"):
     loaded = flags.load_weights_of_recipe(weights, config, ema=args.ema)
@@ -40,7 +156,11 @@ def run(args: argparse.Namespace) -> None:
   # A run's own names: its images may be in folders of other classes as well.
   names = loaded.class_names if args.workdir is not None else ()
   split = dataset.load_eval(recipe.data, num_classes=classes, class_names=names)
-  if classes != (found := len(split.source.class_names)):
+  found, columns = len(split.source.class_names), None
+  # Images of ImageNet's classes, or of some of them; a run has its own.
+  if classes == imagenet.NUM_CLASSES and args.workdir is None:
+    columns = imagenet.labels_of(split.source.class_names)
+  if classes != found and columns is None:
     raise InputError(
       f"the weights have {classes} classes and the data set {found}: choose "
       "the --config of another data set"
@@ -51,40 +171,112 @@ def run(args: argparse.Namespace) -> None:
       f"{loaded.channels}: choose the --config of another data set"
     )
   _, normalize = setup.set_up_augment(recipe, loaded.model, channels)
-  result = evaluation.evaluate(
-    evaluation.make_eval_step(loaded.model, normalize, mesh=mesh),
+  return _Task(
+    recipe,
+    loaded.model,
     sharding.replicate(loaded.variables, mesh),
-    setup.eval_batches(recipe, split, mesh),
+    normalize,
+    split,
+    columns,
     mesh,
   )
-  evaluation.check_counted(result)
-  low, high = wilson_interval(result["val/top1"], int(result["val/count"]))
+
+
+def _scores(
+  args: argparse.Namespace, config: dict[str, Any]
+) -> tuple["scores.Scores | dict[str, Any]", Sequence[str]]:
+  """Returns the scores of a network, and the names of its classes.
+
+  Where images have several labels, logits and labels in place of the scores.
+  """
+  task = _task(args, config)
+  split, mesh, batches = task.split, task.mesh, task.batches()
+  class_names = split.source.class_names
+  if sources.is_multi_label(split.source):
+    if args.flip or args.top or args.details:
+      raise InputError(
+        "--flip, --top and --details are for images with one label each"
+      )
+    eval_step = multilabel.make_eval_step(task.model, task.normalize, mesh=mesh)
+    each = {"": task.variables}
+    of_one = multilabel.score_each(eval_step, each, batches, mesh)
+    return of_one[""], class_names
+  step = scores.make_score_step(
+    task.model,
+    task.normalize,
+    mesh=mesh,
+    flip=args.flip,
+    columns=task.columns,
+  )
+  result = scores.score(step, task.variables, batches, mesh, len(class_names))
+  evaluation.check_counted({"val/count": result.means["count"]})
+  return result, class_names
+
+
+def _print_real(
+  of: str, name: str, args: argparse.Namespace, config: dict[str, Any]
+) -> None:
+  """Prints the share of images of which a ReaL label is predicted."""
+  task = _task(args, config)
+  source = task.split.source
+  names = map(source.name, range(len(source)))
+  real = imagenet.read_real_labels(args.real_labels, names)
+  logits_of = scores.make_logits(task.model, task.normalize, args.flip)
+  predicted = scores.predict_each(
+    logits_of, task.variables, task.batches(), task.mesh
+  )
+  top1, count = imagenet.real_top1(predicted, real)
   if args.json:
-    print(storage.to_json({**result, "val/top1_interval": [low, high]}))
+    row = {"network": name, "val/real_top1": top1, "val/count": count}
+    print(storage.to_json(row), flush=True)
+  else:
+    print(f"{of}: real top1 {top1:.2%}  on {count:,} images", flush=True)
+
+
+def _print_several(
+  of: str, name: str, found: Mapping[str, Any], classes: Sequence[str] | None
+) -> None:
+  """Prints mean average precision, loss and number of images.
+
+  Args:
+    of: network and data set.
+    name: path or name of the weights.
+    found: logits and labels of the images.
+    classes: names of the classes for one JSON object, which has the average
+      precision of each class besides, null of one that no image has.
+  """
+  result = multilabel.means(found)
+  evaluation.check_counted(result)
+  if classes is not None:
+    each = multilabel.average_precision(found["logits"], found["label"])
+    by_class = dict(zip(classes, each.tolist(), strict=True))
+    row = {"network": name, **result, "val/ap": by_class}
+    print(storage.to_json(row), flush=True)
     return
-  model, data = config["model"], config["data"]
   print(
-    f"{model['name']} of {args.workdir or weights} on {data['name']} "
-    f"{data['eval_split']}: "
-    f"top1 {result['val/top1']:.2%} (error {1 - result['val/top1']:.2%}, "
-    f"95% interval {low:.2%} to {high:.2%})  "
-    f"top5 {result['val/top5']:.2%}  loss {result['val/loss']:.4f}  "
-    f"on {result['val/count']:,} images"
+    f"{of}: map {result['val/map']:.2%}  loss {result['val/loss']:.4f}  "
+    f"on {result['val/count']:,} images",
+    flush=True,
   )
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
   """Returns the config of the run, or of the recipe for the weights."""
   flags.check_network_arguments(args)
+  changes = [*args.overrides]
+  if args.image_size is not None:
+    changes.append(f"data.eval_image_size={args.image_size}")
+  if args.crop_fraction is not None:
+    changes.append(f"data.center_crop_fraction={args.crop_fraction}")
   if args.workdir is not None:
     config = storage.read_config(flags.local_run(args.workdir, args.checkpoint))
-    return recipes.override(config, args.overrides).to_dict()
+    return recipes.override(config, changes).to_dict()
   if args.config is None:
     raise InputError("--weights needs --config for the data")
   with reported_as("--weights"):
     flags.check_model_is_given(args.weights, args.model)
     source = pretrained.find(args.weights)
-  config, overrides = recipes.load_recipe(args.config).to_dict(), args.overrides
+  config, overrides = recipes.load_recipe(args.config).to_dict(), changes
   if args.model is None:  # The network is theirs, not the recipe's.
     config["model"] = {"name": source.model, **source.fields}
   else:
@@ -109,19 +301,3 @@ def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:
     f"augment.mean={tuple(expected.mean)}",
     f"augment.std={tuple(expected.std)}",
   ]
-
-
-def wilson_interval(
-  share: float, count: int, z: float = 1.96
-) -> tuple[float, float]:
-  """Returns the 95 % confidence interval of a share (Wilson 1927).
-
-  Args:
-    share: share of examples, in [0, 1].
-    count: number of examples.
-    z: quantile of the normal distribution; default 1.96.
-  """
-  center = share + z**2 / (2 * count)
-  half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-  scale = 1 + z**2 / count
-  return (center - half) / scale, (center + half) / scale

@@ -136,10 +136,16 @@ def add_network_arguments(
   parser: argparse.ArgumentParser,
   config_help: str = "recipe that the weights were trained by, for the "
   "options of the network and what is done to images",
+  several: bool = False,
 ) -> None:
-  """Adds the flags that name a trained network."""
+  """Adds the flags that name a trained network, or `several`: then lists."""
+  number: Any = {"nargs": "+"} if several else {}
   parser.add_argument(
-    "--workdir", type=place, metavar="DIR|URL", help="folder of a run"
+    "--workdir",
+    type=place,
+    metavar="DIR|URL",
+    help="folder of a run",
+    **number,
   )
   parser.add_argument(
     "--checkpoint",
@@ -153,6 +159,7 @@ def add_network_arguments(
     metavar="FILE|URL|TAG",
     help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
     "checkpoint, one of a run's or hf-hub:owner/repository",
+    **number,
   )
   add_ema_argument(parser)
   parser.add_argument("--model", metavar="NAME", help="network of the weights")

@@ -29,7 +29,8 @@ class SplitAudit:
     split: name of the split.
     source: its records.
     indices: indices of the records whose images are sound.
-    labels: labels of these.
+    labels: labels of these; where an image has several, numbers of `sets`.
+    sets: classes of each label.
     sizes: heights and widths of these, in pixels.
     digests: digests of these: equal where the pixels are.
     formats: number of sound images by format and mode.
@@ -40,6 +41,7 @@ class SplitAudit:
   source: Source
   indices: Int32[np.ndarray, " n"]
   labels: Int32[np.ndarray, " n"]
+  sets: Sequence[tuple[int, ...]]
   sizes: Int32[np.ndarray, "n 2"]
   digests: UInt64[np.ndarray, "n 2"]
   formats: collections.Counter[str]
@@ -48,15 +50,23 @@ class SplitAudit:
   def class_counts(self) -> dict[str, int]:
     """Returns the number of sound images of each class by its name."""
     names = self.source.class_names
-    counts = np.bincount(self.labels, minlength=len(names))
-    return dict(zip(names, counts.tolist(), strict=True))
+    counts = dict.fromkeys(names, 0)
+    of_sets = np.bincount(self.labels, minlength=len(self.sets)).tolist()
+    for members, count in zip(self.sets, of_sets, strict=True):
+      for label in members:
+        counts[names[label]] += count
+    return counts
 
   def image(self, row: int) -> dict[str, str]:
-    """Returns the split, the name and the class of one of `indices`."""
+    """Returns the split, the name and the class of one of `indices`.
+
+    Of several classes, "class" has their names with commas between them.
+    """
+    members = self.sets[int(self.labels[row])]
     return {
       "split": self.split,
       "image": self.source.name(int(self.indices[row])),
-      "class": self.source.class_names[int(self.labels[row])],
+      "class": ", ".join(self.source.class_names[label] for label in members),
     }
 
 
@@ -102,16 +112,18 @@ def audit_split(
   digests = np.zeros((count, 2), np.uint64)
   sound = np.zeros(count, bool)
   formats, broken = collections.Counter(), {}
+  sets: dict[tuple[int, ...], int] = {
+    (label,): label for label in range(len(source.class_names))
+  }
 
-  def read(index: int) -> str | ImageError:
-    """Fills in the row of a record; returns its format and mode."""
+  def read(index: int) -> tuple[str, int | np.ndarray] | ImageError:
+    """Fills in the row of a record; returns its format and mode, and label."""
     try:
       record = source[index]
       pixels = decode(record["image"], source.channels, max_pixels)
-      labels[index] = record["label"]
       sizes[index] = pixels.shape[:2]
       digests[index] = _digest(pixels)
-      return format_and_mode(record["image"])
+      return format_and_mode(record["image"]), record["label"]
     except ImageError as error:
       return error
 
@@ -122,13 +134,19 @@ def audit_split(
         if isinstance(found, ImageError):
           broken[source.name(index)] = str(found)
         else:
-          formats[found] += 1
+          kind, label = found
+          if isinstance(label, np.ndarray):
+            members = tuple(np.flatnonzero(label).tolist())
+            label = sets.setdefault(members, len(sets))
+          formats[kind] += 1
+          labels[index] = label
           sound[index] = True
   return SplitAudit(
     split,
     source,
     np.flatnonzero(sound).astype(np.int32),
     labels[sound],
+    list(sets),
     sizes[sound],
     digests[sound],
     formats,

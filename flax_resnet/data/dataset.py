@@ -12,9 +12,11 @@ from etils import epy
 import numpy as np
 
 from flax_resnet.data import crops, pipeline, sources
+from flax_resnet.data.arrow import ArrowSource, HUB
 from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.identity import check_unchanged, Identity, identity
+from flax_resnet.data.manifest import ManifestSource
 from flax_resnet.data.order import HostShard, Order
 from flax_resnet.data.pipeline import (
   ArrayReader,
@@ -24,7 +26,8 @@ from flax_resnet.data.pipeline import (
   RecordReader,
 )
 from flax_resnet.data.policies import make_policy, Policy
-from flax_resnet.data.sources import OnError, Source
+from flax_resnet.data.sources import Columns, OnError, Source
+from flax_resnet.data.webdataset import WebDatasetSource
 from flax_resnet.errors import reported_as
 from flax_resnet.schema import arguments, Count, Interpolation, LocalPath, Range
 
@@ -63,6 +66,8 @@ class Split:
     early: readers of the start of a run, in order: (share of the run until
       which, reader).
     repeats: times that a record is in a batch of training.
+    balanced: labels of the records, for classes that are trained on equally
+      often; None (default) for records that are.
     on_error: "stop" at a broken image, or "skip" it.
     skipped: counter of the broken images that were skipped.
   """
@@ -73,6 +78,7 @@ class Split:
   random: bool = False
   early: Sequence[tuple[float, RecordReader]] = ()
   repeats: int = 1
+  balanced: np.ndarray | None = None
   on_error: OnError = "stop"
   skipped: SkipCounter = dataclasses.field(default_factory=SkipCounter)
 
@@ -106,6 +112,7 @@ class Split:
         dataclasses.replace(whole, first_step=first),
         seed=seed,
         repeats=self.repeats,
+        labels=self.balanced,
         options=self.options,
       )
       count = None if end is None else end - first
@@ -124,7 +131,7 @@ class Split:
   def train_indices(self, *, seed: int, **shard: int) -> Iterator[np.ndarray]:
     """Yields the records' indices of each of `train_batches`, int32 [b]."""
     rows = HostShard(**shard)
-    order = Order(len(self), seed, rows.batch_size, self.repeats)
+    order = Order(len(self), seed, rows.batch_size, self.repeats, self.balanced)
     for start in itertools.count(step=rows.rows):
       yield order(rows.positions(start, rows.rows))
 
@@ -192,6 +199,18 @@ class Dataset:
     """Names of the classes, by label."""
     return self.train.source.class_names
 
+  @property
+  def multi_label(self) -> bool:
+    """Whether an image may have several labels."""
+    return sources.is_multi_label(self.train.source)
+
+  def class_counts(self) -> list[int]:
+    """Returns the number of records to train on of each class, by label."""
+    labels = sources.labels_of(self.train.source)
+    if labels.ndim == 2:
+      return labels.sum(0, dtype=int).tolist()
+    return np.bincount(labels, minlength=len(self.class_names)).tolist()
+
 
 def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
   """Opens the data set that a recipe describes.
@@ -206,17 +225,23 @@ def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
     InputError: for a key or a value that cannot be, and for a data set that is
       not there or has other classes.
   """
-  for_source, for_policy, for_reading, for_train, for_eval, _ = arguments(
-    "config.data", section, *SECTION, given=_GIVEN
+  for_source, for_columns, for_policy, for_reading, for_train, for_eval, _ = (
+    arguments("config.data", section, *SECTION, given=_GIVEN)
   )
   with reported_as("config.data"):
-    train = open_source("train", num_classes, (), **for_source)
+    columns = Columns(**for_columns)
+    train = open_source("train", num_classes, (), columns, **for_source)
     names = train.class_names
-    evaluation = open_source("eval", num_classes, names, **for_source)
+    evaluation = open_source("eval", num_classes, names, columns, **for_source)
     if num_classes not in (None, len(names)):
       raise ValueError(
         f"data set {for_source['name']!r} has {len(names)} classes and the "
         f"model {num_classes}: set config.model.num_classes to {len(names)}"
+      )
+    if sources.is_multi_label(train) != sources.is_multi_label(evaluation):
+      raise ValueError(
+        "the images of one split have one label each and those of the other "
+        "several: use data of one kind"
       )
     operations = make_policy(channels=train.channels, **for_policy)
     options = ReadOptions(**for_reading)
@@ -238,27 +263,42 @@ def load_eval(
   Args:
     section: section `data` of a config, as in `load`.
     num_classes: classes of the network, for synthetic data.
-    class_names: names of the classes of an image folder by label; by default
-      those of the training split, if it is there, or else of this one.
+    class_names: names of the classes by label, of a set that has no list of
+      them; by default those of the training split, if it is there, or else of
+      this one.
 
   Raises:
     InputError: as `load` does.
   """
-  for_source, _, for_reading, _, for_eval, _ = arguments(
+  for_source, for_columns, _, for_reading, _, for_eval, _ = arguments(
     "config.data", section, *SECTION, given=_GIVEN
   )
-  if for_source["name"] == "folder" and not class_names:
+  columns = Columns(**for_columns)
+  if _is_named_by_training(for_source["name"]) and not class_names:
     with contextlib.suppress(OSError, ValueError):
-      class_names = open_source("train", None, (), **for_source).class_names
+      class_names = open_source(
+        "train", None, (), columns, **for_source
+      ).class_names
   with reported_as("config.data"):
-    source = open_source("eval", num_classes, class_names, **for_source)
+    source = open_source(
+      "eval", num_classes, class_names, columns, **for_source
+    )
     return make_eval_split(source, ReadOptions(**for_reading), **for_eval)
+
+
+# Data sets that lie where `root` says; those of the others are elsewhere.
+_WITH_ROOT = ("folder", "manifest", "webdataset", "parquet", "npz")
+
+
+def _is_named_by_training(name: str) -> bool:
+  """Returns whether the training split says what the classes are."""
+  return name in _WITH_ROOT[:-1] or name.startswith(HUB)
 
 
 # Arguments of the functions in `SECTION` that are not keys of a config.
 _GIVEN = (
-  *("part", "num_classes", "class_names", "source", "operations", "options"),
-  *("channels", "interpolation", "fill", "before", "now"),
+  *("part", "num_classes", "class_names", "columns", "source", "operations"),
+  *("options", "channels", "interpolation", "fill", "before", "now"),
 )
 
 
@@ -266,6 +306,7 @@ def open_source(
   part: Literal["train", "eval"],
   num_classes: int | None,
   class_names: Sequence[str],
+  columns: Columns,
   *,
   name: str,
   train_split: str,
@@ -282,22 +323,27 @@ def open_source(
   Args:
     part: "train" for those of `train_split`, "eval" for those of `eval_split`.
     num_classes: number of classes of synthetic images.
-    class_names: names of the classes of an image folder, by label; none for
-      those of its folders.
-    name: "folder" for a folder of images, see `FolderSource`; "npz" for arrays,
-      see `open_npz`; "digits", which is prepared at its first use; "synthetic";
-      or the name of a TFDS image-classification set that is prepared as
-      array_record.
+    class_names: names of the classes, by label, of a set that has no list of
+      them; none for those of its folders or labels.
+    columns: names of the columns of a table.
+    name: "folder" for a folder of images, see `FolderSource`; "manifest" for a
+      table of paths and labels, see `ManifestSource`; "webdataset" for tar
+      files, see `WebDatasetSource`; "parquet" for a folder of parquet or Arrow
+      files and "hf-hub:OWNER/NAME" for a set of the Hugging Face hub, see
+      `ArrowSource`; "npz" for arrays, see `open_npz`; "digits", which is
+      prepared at its first use; "synthetic"; or the name of a TFDS
+      image-classification set that is prepared as array_record.
     train_split: split to train on, in the notation of TFDS: "train",
       "train[:90%]".
     eval_split: split to evaluate on, in the same notation.
     image_size: height and width of synthetic images in pixels.
     data_dir: folder of TFDS sets; None (default) for TFDS's own default.
-    root: path of the image folder or of the .npz file.
-    split_seed: seed of the order that parts of an image folder are taken of;
-      default 0.
-    on_error: "stop" (default) at a class that has no image in its folder, or
-      "skip" to go without.
+    root: path of the image folder, the manifest, the shards, the folder of
+      parquet files or the .npz file.
+    split_seed: seed of the order that parts of such a set are taken of, but not
+      of arrays; default 0.
+    on_error: "stop" (default) at a class that has no image in its folder, or at
+      a file of a manifest that is not there, or "skip" to go without.
     max_pixels: largest number of pixels of an image; default 89,478,485, which
       is Pillow's: a larger one may be a file that is made to fill the memory.
 
@@ -316,7 +362,9 @@ def open_source(
         "config.model.num_classes"
       )
     return sources.open_synthetic(split, image_size, num_classes)
-  if name not in ("folder", "npz"):
+  if name.startswith(HUB):
+    root = name
+  elif name not in _WITH_ROOT:
     return tfds.TFDSSource(name, split, data_dir)
   if root is None:
     raise ValueError(
@@ -324,14 +372,18 @@ def open_source(
     )
   if name == "npz":
     return sources.open_npz(root, split)
-  return FolderSource(
-    root,
-    split,
-    seed=split_seed,
-    class_names=class_names,
-    on_error=on_error,
-    max_pixels=max_pixels,
-  )
+  common = {
+    "seed": split_seed,
+    "class_names": class_names,
+    "max_pixels": max_pixels,
+  }
+  if name == "folder":
+    return FolderSource(root, split, on_error=on_error, **common)
+  if name == "manifest":
+    return ManifestSource(root, split, columns, on_error=on_error, **common)
+  if name == "webdataset":
+    return WebDatasetSource(root, split, columns, **common)
+  return ArrowSource(root, split, columns, **common)
 
 
 def make_train_split(
@@ -344,6 +396,7 @@ def make_train_split(
   random_resized_crop: bool = False,
   crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
   repeated_augmentation: Count = 1,
+  balanced_sampling: bool = False,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
@@ -364,6 +417,8 @@ def make_train_split(
       (0.08, 1).
     repeated_augmentation: times that an image is in a batch, see `order.Order`;
       default 1.
+    balanced_sampling: whether all classes are trained on equally often, however
+      many records they have, see `order.Order`; default False.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       train on the next one in its place.
     max_pixels: largest number of pixels of an image, see `open_source`.
@@ -391,6 +446,12 @@ def make_train_split(
     )
   low, high = crop_scale
 
+  if balanced_sampling and sources.is_multi_label(source):
+    raise ValueError(
+      "balanced_sampling is True and images have several labels, so that they "
+      "are of no one class: set it to False"
+    )
+  labels = sources.labels_of(source) if balanced_sampling else None
   random = bool(random_resized_crop or operations or early_image_sizes)
   if in_memory and random:
     source = sources.DecodedSource(source, max_pixels)
@@ -417,6 +478,7 @@ def make_train_split(
     random=random,
     early=[(until, reader(int(size))) for until, size in early_image_sizes],
     repeats=repeated_augmentation,
+    balanced=labels,
     on_error=on_error,
   )
   return split.in_memory() if in_memory and not random else split
@@ -469,6 +531,7 @@ def make_eval_split(
 # The functions whose keyword arguments are the keys of `config.data`.
 SECTION = (
   open_source,
+  Columns,
   make_policy,
   ReadOptions,
   make_train_split,

@@ -1,8 +1,7 @@
 """An image folder as a source: a folder a class."""
 
 import collections
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import operator
 import os
 import pathlib
@@ -10,13 +9,16 @@ import stat
 from typing import SupportsIndex
 import warnings
 
+import numpy as np
+
 from flax_resnet.data.decoding import ENDINGS, FORMATS, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
+from flax_resnet.data.packed import SharedArray
+from flax_resnet.data.scan import scan
 from flax_resnet.data.sources import (
   OnError,
-  parse_split,
+  part_of,
   Record,
-  stratified_order,
 )
 from flax_resnet.errors import ImageError, listing
 
@@ -60,56 +62,60 @@ class FolderSource:
   ):
     self._max_pixels = max_pixels
     folder = _folder_of_split(pathlib.Path(os.path.expanduser(root)), split)
-    self._folder = folder
+    self._folder = str(folder)
     found = _subfolders(folder)
     self.class_names = list(class_names or found)
     _check_classes(folder, found, self.class_names, on_error)
-    others = collections.Counter()
-    files = [
-      (path, label)
-      for label, name in enumerate(self.class_names)
-      for path in sorted(images_below(folder / name, others))
-    ]
-    labels = [label for _, label in files]
-    empty = sorted(set(range(len(self.class_names))) - set(labels))
-    if empty and on_error == "stop":
+    scanned = scan(str(folder), found)
+    by_name = {name: label for label, name in enumerate(self.class_names)}
+    numbers = np.array([by_name[name] for name in found], np.int32)
+    counts = np.zeros(len(self.class_names), np.int64)
+    counts[numbers] = scanned.counts
+    (empty,) = np.nonzero(counts == 0)
+    if len(empty) and on_error == "stop":
       raise ValueError(
         f"class folder {folder / self.class_names[empty[0]]} has no images "
         f"({', '.join(ENDINGS)}): remove it, or set on_error='skip' to keep a "
         "class without any"
       )
-    if not files:
+    if not counts.any():
       raise ValueError(f"{folder} has no images in the folders of its classes")
-    base, *part = split.split("[")
-    _, chosen = parse_split(split, {base: len(files)})
-    if part:
-      chosen = stratified_order(labels, seed)[chosen]
-    self._files = [files[index] for index in chosen]
-    warn_of_others(folder, others)
+    labels = np.repeat(numbers, scanned.counts)
+    rows = None
+    if (np.diff(numbers) < 0).any():  # Classes in another order than sorted.
+      rows = np.argsort(labels, kind="stable").astype(np.int32)
+      labels = labels[rows]
+    if (chosen := part_of(split, labels, seed)) is not None:
+      rows = chosen if rows is None else rows[chosen]
+      labels = labels[chosen]
+    self._names, self._labels = scanned.names, SharedArray(labels)
+    self._rows = None if rows is None else SharedArray(rows)
+    warn_of_others(folder, scanned.others)
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the records, int32 [n]."""
+    return self._labels.array
 
   def __len__(self) -> int:
-    return len(self._files)
+    return len(self._labels)
 
   def __getitem__(self, index: SupportsIndex) -> Record:
-    path, label = self._files[operator.index(index)]
-    image = read_file(path, self._max_pixels)
-    if not image:
-      raise ImageError("the file is empty")
-    if image.startswith(b"GIF8") and not path.lower().endswith(".gif"):
-      # An animation may be behind it, of which one frame would be seen.
-      raise ImageError("the file is a GIF under another name")
-    return {"image": image, "label": label}
+    image = read_image(self.name(index), self._max_pixels)
+    return {"image": image, "label": int(self._labels[operator.index(index)])}
 
   def name(self, index: SupportsIndex) -> str:
     """Returns the path of a record's file."""
-    return self._files[operator.index(index)][0]
+    row = operator.index(index)
+    if self._rows is not None:
+      row = self._rows[row]
+    return os.path.join(self._folder, self._names[row])
 
   def identity(self) -> Identity:
     """Returns what tells these records apart: relative names and labels."""
-    start = len(f"{self._folder}{os.sep}")
-    names = "\0".join([path[start:] for path, _ in self._files])
-    labels = [label for _, label in self._files]
-    return identity_of_labels(self.class_names, labels, os.fsencode(names))
+    rows = None if self._rows is None else self._rows.array
+    names = self._names.joined(rows)
+    return identity_of_labels(self.class_names, self._labels.array, *names)
 
 
 def _folder_of_split(root: pathlib.Path, split: str) -> pathlib.Path:
@@ -160,53 +166,17 @@ def _check_classes(
     )
 
 
-def images_below(
-  folder: str | os.PathLike, others: collections.Counter[str] | None = None
-) -> Iterator[str]:
-  """Yields the image files in a folder and below, by their endings.
-
-  Links are followed. Each folder is visited once, as links may lead in circles;
-  one that cannot be read counts as empty.
-
-  Args:
-    folder: path of the folder.
-    others: counter of the endings of files that are not yielded and not hidden,
-      which is added to; None (default) for none.
-  """
-  waiting, visited = [os.fspath(folder)], set()
-  while waiting:
-    with contextlib.suppress(OSError):
-      path = waiting.pop()
-      status = os.stat(path)
-      if (identity := (status.st_dev, status.st_ino)) in visited:
-        continue
-      visited.add(identity)
-      with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-          # A link to itself is an error to `entry.is_dir`.
-          if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-            waiting.append(entry.path)
-          elif is_image(entry.name):
-            yield entry.path
-          elif others is not None and not entry.name.startswith("."):
-            others[os.path.splitext(entry.name)[1].lower()] += 1
-
-
-def is_image(name: str) -> bool:
-  """Returns whether a file is taken for an image by its name."""
-  return name.lower().endswith(ENDINGS) and not name.startswith(".")
-
-
 def warn_of_others(
   folder: str | os.PathLike, others: collections.Counter[str]
 ) -> None:
-  """Warns of the files that `images_below` has not yielded, by their endings.
+  """Warns of the files that a scan has left out, by their endings.
 
   Not of each: a folder of photographs may have a note beside each of them.
   """
   if not others:
     return
-  counts = (f"{ending or 'none'} {n:,}" for ending, n in others.most_common())
+  endings = sorted(others, key=lambda each: (-others[each], not each, each))
+  counts = (f"{ending or 'none'} {others[ending]:,}" for ending in endings)
   hint = ""
   if "HEIF" not in FORMATS and others.keys() & {".heic", ".heif"}:
     hint = "; pip install 'flax_resnet[heic]' reads HEIC"
@@ -231,8 +201,7 @@ def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> bytes:
     # A pipe would be waited for, and a device may have no end.
     if not stat.S_ISREG(status.st_mode):
       raise ImageError("the file cannot be read: it is a pipe or a device")
-    limit = MAX_FILE_BYTES * max(max_pixels, MAX_PIXELS) // MAX_PIXELS
-    if status.st_size > limit:
+    if status.st_size > (limit := max_file_bytes(max_pixels)):
       raise ImageError(
         f"the file has {status.st_size:,} bytes, more than {limit:,}: it would "
         "fill the memory"
@@ -242,3 +211,33 @@ def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> bytes:
       return file.read(status.st_size)
   except OSError as error:
     raise ImageError(f"the file cannot be read: {error.strerror}") from error
+
+
+def max_file_bytes(max_pixels: int) -> int:
+  """Returns the largest number of bytes of a file of so many pixels."""
+  return MAX_FILE_BYTES * max(max_pixels, MAX_PIXELS) // MAX_PIXELS
+
+
+def read_image(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
+  """Returns the content of a file of a data set, as `read_file` does.
+
+  Raises:
+    ImageError: also if it is empty, or a GIF under another name.
+  """
+  image = read_file(path, max_pixels)
+  check_content(image, path)
+  return image
+
+
+def check_content(image: bytes, name: str) -> None:
+  """Raises ImageError for what `read_image` refuses.
+
+  Args:
+    image: content of a file.
+    name: its name.
+  """
+  if not image:
+    raise ImageError("the file is empty")
+  if image.startswith(b"GIF8") and not name.lower().endswith(".gif"):
+    # An animation may be behind it, of which one frame would be seen.
+    raise ImageError("the file is a GIF under another name")

@@ -4,8 +4,7 @@ Neither times nor absolute paths are part of it: the same data in another place
 are the same data.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 import hashlib
 from typing import Any
 
@@ -28,21 +27,39 @@ def identity(source: Sized) -> Identity:
 
 
 def identity_of_labels(
-  class_names: Sequence[str], labels: Sequence[int] | np.ndarray, *parts: Any
+  class_names: Sequence[str], labels: Sequence[Any] | np.ndarray, *parts: Any
 ) -> Identity:
   """Returns "classes" and "sha256" of labeled records.
 
   Args:
     class_names: names of the classes by label.
-    labels: labels of the records, in order.
+    labels: labels of the records, in order; uint8 [n, classes] of several.
     *parts: bytes, or contiguous arrays, that are the records in order.
   """
   labels = np.asarray(labels, np.int32)
-  counts = Counter(labels.tolist())
-  sha256 = hashlib.sha256(labels.astype("<i4").tobytes())
+  if labels.ndim == 2:
+    counts = labels.sum(0)
+  else:
+    counts = np.bincount(labels, minlength=len(class_names))
+  return identity_of_counts(
+    class_names, counts, [labels.astype("<i4").tobytes(), *parts]
+  )
+
+
+def identity_of_counts(
+  class_names: Sequence[str], counts: np.ndarray, parts: Iterable[Any]
+) -> Identity:
+  """Returns "classes" and "sha256" of records that are counted already.
+
+  Args:
+    class_names: names of the classes by label.
+    counts: number of records of each class, int [classes].
+    parts: bytes, or contiguous arrays, that are labels and records in order.
+  """
+  sha256 = hashlib.sha256()
   for part in parts:
     sha256.update(part)
-  classes = {name: counts[label] for label, name in enumerate(class_names)}
+  classes = dict(zip(class_names, counts.tolist(), strict=True))
   return {"classes": classes, "sha256": sha256.hexdigest()}
 
 

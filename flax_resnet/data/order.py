@@ -14,6 +14,8 @@ from numpy.random.bit_generator import ISeedSequence
 
 # Keys of the shuffles, above those of the positions of a run.
 _SHUFFLES = 2**63
+# Keys of the shuffles of a class, above those of the epochs.
+_CLASS_SHUFFLES = _SHUFFLES + 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +56,30 @@ class HostShard:
 class Order:
   """One shuffled epoch after the other, by position.
 
+  With `labels`, classes are drawn equally often: an epoch has as many records
+  as before, of each class as many as of any other, to one. The records of a
+  class come in turn, each once before any comes again.
+
   Args:
     num_records: number of records in the set.
     seed: seed of the shuffles.
     batch_size: examples of the global batch.
     repeats: times that a record is in a batch, default 1: repeated augmentation
       (Hoffer et al. 2020, arXiv:1901.09335). They lie far apart in the batch.
+    labels: labels of the records, int [n], for classes that are drawn equally
+      often; None (default) for records that are.
 
   Raises:
     ValueError: if the repeats do not fill a batch.
   """
 
   def __init__(
-    self, num_records: int, seed: int, batch_size: int, repeats: int = 1
+    self,
+    num_records: int,
+    seed: int,
+    batch_size: int,
+    repeats: int = 1,
+    labels: np.ndarray | None = None,
   ):
     if batch_size % repeats:
       raise ValueError(
@@ -75,6 +88,7 @@ class Order:
       )
     self._num_records, self._seed = num_records, seed
     self._batch_size, self._distinct = batch_size, batch_size // repeats
+    self._classes = None if labels is None else _by_class(labels)
 
   def __call__(self, positions: np.ndarray) -> np.ndarray:
     """Returns the indices of the records at positions of the run, int32 [b]."""
@@ -84,9 +98,14 @@ class Order:
     records = np.empty(len(positions), np.int32)
     for epoch in np.unique(epochs):
       rows = epochs == epoch
-      shuffled = _shuffled(self._num_records, self._seed, int(epoch))
-      records[rows] = shuffled[within[rows]]
+      records[rows] = self._epoch(int(epoch))[within[rows]]
     return records
+
+  def _epoch(self, epoch: int) -> np.ndarray:
+    """Returns the records of an epoch in their order, int32 [n]."""
+    if self._classes is None:
+      return _shuffled(self._num_records, self._seed, epoch)
+    return _balanced_epoch(self._num_records, self._seed, epoch, self._classes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,6 +113,48 @@ def _shuffled(num_records: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the records of an epoch: 4 bytes each, so few are kept."""
   rng = generator(seed, _SHUFFLES + epoch)
   return rng.permutation(np.arange(num_records, dtype=np.int32))
+
+
+class _Classes(tuple):
+  """The records of each class; equal only to itself, as a key of a cache."""
+
+  __slots__ = ()
+  __hash__ = object.__hash__
+  __eq__ = object.__eq__
+
+
+def _by_class(labels: np.ndarray) -> _Classes:
+  """Returns the records of each class that has any, by label."""
+  order = np.argsort(labels, kind="stable").astype(np.int32)
+  _, starts = np.unique(labels[order], return_index=True)
+  return _Classes(np.split(order, starts[1:]))
+
+
+@functools.lru_cache(maxsize=4)
+def _balanced_epoch(
+  num_records: int, seed: int, epoch: int, classes: _Classes
+) -> np.ndarray:
+  """Returns the records of an epoch, of all classes equally many.
+
+  Of the places of a run, in the order before an epoch is shuffled, place g is
+  of class g modulo their number.
+  """
+  places = epoch * num_records + _shuffled(num_records, seed, epoch).astype(
+    np.int64
+  )
+  draws, numbers = np.divmod(places, len(classes))
+  records = np.empty(num_records, np.int32)
+  for number, members in enumerate(classes):
+    rows = numbers == number
+    drawn, count = draws[rows], len(members)
+    first, last = int(drawn.min()) // count, int(drawn.max()) // count
+    key = _CLASS_SHUFFLES + (number << 36)
+    in_turn = [
+      generator(seed, key + turn).permutation(members)
+      for turn in range(first, last + 1)
+    ]
+    records[rows] = np.concatenate(in_turn)[drawn - first * count]
+  return records
 
 
 class _Key(ISeedSequence):

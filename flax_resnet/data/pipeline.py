@@ -1,6 +1,7 @@
 """Batches, whose order is a function of (seed, step): step 3 of the way.
 
-Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]}.
+Batches are {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b]},
+the label uint8 [b, classes] where an image may have several.
 
 Hosts, workers and restarts only say who reads a record, and when; `data.order`
 says which it is.
@@ -20,7 +21,12 @@ import numpy as np
 
 from flax_resnet.data.crops import Transform
 from flax_resnet.data.order import generator, HostShard, Order
-from flax_resnet.data.sources import ArraySource, OnError, Source
+from flax_resnet.data.sources import (
+  ArraySource,
+  label_shape,
+  OnError,
+  Source,
+)
 from flax_resnet.errors import ImageError, RunError
 from flax_resnet.schema import Range
 
@@ -55,6 +61,10 @@ class RecordReader:
   def __len__(self) -> int:
     return len(self.source)
 
+  def empty(self, count: int) -> Batch:
+    """Returns a batch whose arrays are not initialized."""
+    return _empty_batch(self.image_shape, label_shape(self.source), count)
+
   def read(
     self, indices: np.ndarray, rngs: Iterable[np.random.Generator]
   ) -> Batch:
@@ -68,7 +78,7 @@ class RecordReader:
       ImageError: at a broken image, with its name, if that is to stop; if all
         are broken.
     """
-    batch = _empty_batch(self.image_shape, len(indices))
+    batch = self.empty(len(indices))
     for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
       for key, value in self._example(int(index), rng).items():
         batch[key][row] = value
@@ -120,12 +130,16 @@ class ArrayReader:
   def __len__(self) -> int:
     return len(self.source)
 
+  def empty(self, count: int) -> Batch:
+    """Returns a batch whose arrays are not initialized."""
+    return _empty_batch(self.image_shape, label_shape(self.source), count)
+
   def read(
     self, indices: np.ndarray, rngs: Iterable[np.random.Generator]
   ) -> Batch:
     """Returns a batch, and "broken", as `RecordReader.read` does."""
     del rngs
-    batch = _empty_batch(self.image_shape, len(indices))
+    batch = self.empty(len(indices))
     np.take(self.source.images, indices, axis=0, out=batch["image"])
     batch["label"][:] = self.source.labels[indices]
     batch["mask"][:] = self.mask[indices]
@@ -136,19 +150,22 @@ class ArrayReader:
 Reader = RecordReader | ArrayReader
 
 
-def _empty_batch(image_shape: tuple[int, ...], count: int) -> Batch:
+def _empty_batch(
+  image_shape: tuple[int, ...], label_shape: tuple[int, ...], count: int
+) -> Batch:
   """Returns a batch whose arrays are not initialized."""
+  label_dtype = np.dtype(np.uint8 if label_shape else np.int32)
   return {
     "image": _aligned((count, *image_shape), np.dtype(np.uint8)),
-    "label": _aligned((count,), np.dtype(np.int32)),
+    "label": _aligned((count, *label_shape), label_dtype),
     "mask": _aligned((count,), np.dtype(bool)),
     "broken": _aligned((count,), np.dtype(bool)),
   }
 
 
-def _padding(image_shape: tuple[int, ...], count: int) -> Batch:
+def _padding(reader: Reader, count: int) -> Batch:
   """Returns a batch of black images whose mask is False."""
-  batch = _empty_batch(image_shape, count)
+  batch = reader.empty(count)
   for array in batch.values():
     array.fill(0)
   return batch
@@ -188,6 +205,7 @@ def train_batches(
   *,
   seed: int,
   repeats: int = 1,
+  labels: np.ndarray | None = None,
   options: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
   """Yields this host's rows of the batch of each step, without end.
@@ -199,12 +217,13 @@ def train_batches(
     shard: rows that this host reads, and the first step.
     seed: seed of the order and of the transforms' random numbers.
     repeats: times that a record is in a batch, as for `Order`; default 1.
+    labels: labels of the records, as for `Order`; default None.
     options: threads and processes that read ahead.
 
   Yields:
     A batch, with "broken" as `RecordReader.read` has it.
   """
-  order = Order(len(reader), seed, shard.batch_size, repeats)
+  order = Order(len(reader), seed, shard.batch_size, repeats, labels)
 
   def read(start: int, count: int) -> Batch:
     positions = shard.positions(start, count)
@@ -235,7 +254,7 @@ def eval_batches(
   def read(start: int, count: int) -> Batch:
     positions = shard.positions(start, count)
     indices = positions[positions < len(reader)]
-    padding = _padding(reader.image_shape, count - len(indices))
+    padding = _padding(reader, count - len(indices))
     if not len(indices):
       return padding
     return _join([reader.read(indices, [rng] * len(indices)), padding])
@@ -322,7 +341,10 @@ def _join(chunks: Sequence[Batch]) -> Batch:
   if len(chunks) == 1:
     return chunks[0]
   count = sum(len(chunk["label"]) for chunk in chunks)
-  batch = _empty_batch(chunks[0]["image"].shape[1:], count)
+  image_shape, label_shape = (
+    chunks[0][key].shape[1:] for key in ("image", "label")
+  )
+  batch = _empty_batch(image_shape, label_shape, count)
   for key, array in batch.items():
     np.concatenate([chunk[key] for chunk in chunks], out=array)
   return batch

@@ -14,7 +14,9 @@ from flax_resnet.schema import NotNegative, Range
 
 # From uint8 [h, w, c], and the generator of its position in the run, to such.
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-PolicyName = Literal["randaugment", "randaugment_increasing", "trivialaugment"]
+PolicyName = Literal[
+  "randaugment", "randaugment_increasing", "trivialaugment", "augmix"
+]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "random"]
 # The color of what comes from outside of an image, as Pillow takes it.
 Fill = int | tuple[int, ...]
@@ -159,6 +161,23 @@ TRIVIALAUGMENT = _choices_of_torchvision(
   bits=6,
   shift=lambda level, side: level * 32,
 )
+# As torchvision has it, all operations included.
+AUGMIX = (
+  _linear(shear_x, 0.3),
+  _linear(shear_y, 0.3),
+  Choice(translate_x, lambda x, size: int(x * size[0] / 3), True),
+  Choice(translate_y, lambda x, size: int(x * size[1] / 3), True),
+  _linear(rotate, 30.0),
+  Choice(posterize, lambda x, size: 4 - round(x * 4)),
+  Choice(solarize, lambda x, size: 255 - x * 255),
+  Choice(autocontrast),
+  Choice(equalize),
+  _linear(brightness, 0.9),
+  _linear(color, 0.9),
+  _linear(contrast, 0.9),
+  _linear(sharpness, 0.9),
+)
+AUGMIX_CHAINS = 3
 # "inc1" of timm: all get stronger with the level.
 INCREASING = (
   Choice(autocontrast),
@@ -203,6 +222,8 @@ PRESETS: dict[PolicyName, Preset] = {
   "randaugment": Preset(RANDAUGMENT, 30, 2, 1.0, "nearest", 0),
   "randaugment_increasing": Preset(INCREASING, 10, 2, 0.5, "random", 128),
   "trivialaugment": Preset(TRIVIALAUGMENT, 30, 1, 1.0, "nearest", 0),
+  # Up to 3 operations, of each of its chains.
+  "augmix": Preset(AUGMIX, 9, 3, 1.0, "bilinear", 0),
 }
 
 
@@ -224,21 +245,24 @@ def make_policy(
   timm's, with which Wightman et al. 2021 (https://arxiv.org/abs/2110.00476)
   train: each operation gets stronger with the magnitude, and is left out half
   of the time. Their "rand-m7-mstd0.5-inc1" has the magnitude 7 and its standard
-  deviation 0.5.
+  deviation 0.5. "augmix" (Hendrycks et al. 2020,
+  https://arxiv.org/abs/1912.02781), as torchvision has it, mixes an image with
+  three chains of one to three operations on it; its consistency loss is not
+  part of it.
 
   Args:
     policy: name of the policy; default None.
     channels: channels of the images, 1 for gray or 3 for RGB.
     policy_magnitude: strength: 0 to 30 for "randaugment", 0 to 10 for
       "randaugment_increasing", 9 if None (default). "trivialaugment" draws its
-      own.
+      own. Of "augmix" the severity, a whole number of 1 to 10, 3 if None.
     policy_magnitude_std: standard deviation of normal noise on the magnitude,
       which stays in its range; default 0.
     policy_num_ops: operations on an image, 1 to 100; None (default) for 2, for
-      1 with "trivialaugment".
+      1 with "trivialaugment", for 1 to 3 at random in each chain of "augmix".
     interpolation: interpolation where an image is moved; "random" is bilinear
-      or bicubic. None (default) for "nearest", and for "random" with
-      "randaugment_increasing".
+      or bicubic. None (default) for "nearest", for "random" with
+      "randaugment_increasing" and for "bilinear" with "augmix".
     fill: color of what comes from outside of the image, 0 to 255: a number for
       each channel. None (default) for black, and for 128 with
       "randaugment_increasing".
@@ -261,9 +285,9 @@ def make_policy(
   choices, num_ops = preset.choices, policy_num_ops or preset.num_ops
   fillcolor = fill[0] if channels == 1 else fill
 
-  def apply(pixels, rng):
+  def operate(pixels, rng, count):
     image = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
-    for _ in range(num_ops):
+    for _ in range(count):
       choice = choices[int(rng.integers(len(choices)))]
       if rng.random() < preset.probability:
         amount = choice.amount(level(rng), image.size)
@@ -273,7 +297,20 @@ def make_policy(
         image = choice.operation(image, amount, method, fillcolor)
     return np.asarray(image).reshape(pixels.shape)
 
-  return apply
+  def augmix(pixels, rng):
+    # Of both Beta(1, 1) and Dirichlet(1, 1, 1), as in the paper.
+    kept, others = rng.dirichlet((1.0, 1.0))
+    weights = others * rng.dirichlet((1.0,) * AUGMIX_CHAINS)
+    mixed = np.float32(kept) * pixels
+    for weight in weights.astype(np.float32):
+      count = policy_num_ops or int(rng.integers(1, num_ops + 1))
+      mixed += weight * operate(pixels, rng, count)
+    # Not above 255 by rounding; cut off below the point, as in torchvision.
+    return np.minimum(mixed, 255).astype(np.uint8)
+
+  if policy == "augmix":
+    return augmix
+  return lambda pixels, rng: operate(pixels, rng, num_ops)
 
 
 def _make_level(
@@ -288,6 +325,14 @@ def _make_level(
         "policy_magnitude_std"
       )
     return lambda rng: rng.integers(highest + 1) / highest
+  if policy == "augmix":
+    severity = 3 if magnitude is None else magnitude
+    if severity not in range(1, 11) or std:
+      raise ValueError(
+        f"augmix has severity {severity} and deviation {std}: use a whole "
+        "policy_magnitude of 1 to 10, and policy_magnitude_std=0.0"
+      )
+    return lambda rng: rng.integers(int(severity)) / highest
   mean = 9 if magnitude is None else magnitude
   if mean > highest:
     raise ValueError(f"policy_magnitude is {mean}: use 0 to {highest}")

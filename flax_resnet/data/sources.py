@@ -5,6 +5,7 @@ images is in `data.folder`, a TFDS set in `data.tfds`.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import operator
 import os
 from typing import (
@@ -21,6 +22,7 @@ import numpy as np
 from flax_resnet.data.decoding import decode, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.errors import ImageError
+from flax_resnet.schema import LocalPath
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
   import tensorflow_datasets as tfds
@@ -33,10 +35,44 @@ MAX_SYNTHETIC_CLASSES = 1_000_000  # Each has a name.
 
 
 class Record(TypedDict):
-  """One example: an encoded file, or uint8 [h, w, c], and its class."""
+  """One example: an encoded file, or uint8 [h, w, c], and its class.
+
+  Of a source whose `multi_label` is True, the label is uint8 [classes], with 1
+  for each class that the image has.
+  """
 
   image: bytes | np.ndarray
-  label: int
+  label: int | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What holds what in a table of images and labels.
+
+  Attributes:
+    path_column: column of a manifest with the path of an image, from the
+      manifest's folder on; default "path".
+    image_column: column of a parquet or Arrow set with images; default "image".
+    label_column: column with labels, and key of labels in the .json members of
+      a webdataset; default "label".
+    split_column: column of a manifest with the split; default "split", without
+      which all is "train".
+    label_separator: text between the classes of an image in a manifest that
+      gives several; None (default) where each image has one.
+    classes_file: path of a text file with the name of a class in each line, by
+      label; None (default) for `classes.txt` beside the data, or for what the
+      labels are, sorted.
+    config_name: name of one of several configurations of a parquet or hub set;
+      None (default) for its only one.
+  """
+
+  path_column: str = "path"
+  image_column: str = "image"
+  label_column: str = "label"
+  split_column: str = "split"
+  label_separator: str | None = None
+  classes_file: LocalPath | None = None
+  config_name: str | None = None
 
 
 @runtime_checkable
@@ -46,6 +82,10 @@ class Source(Protocol):
   Attributes:
     channels: channels that images are decoded to, 1 for gray or 3 for RGB.
     class_names: names of the classes, by label.
+    multi_label: whether a record may have several labels; a source may lack
+      it, for False.
+    labels: labels of the records, int [n] or uint8 [n, classes]; a source may
+      lack them, and its records are asked one by one where they are needed.
   """
 
   @property
@@ -121,6 +161,23 @@ def open_synthetic(
   return SyntheticSource(SYNTHETIC_SIZES[split], image_size, num_classes)
 
 
+def is_multi_label(source: Source) -> bool:
+  """Whether a record of a source may have several labels."""
+  return getattr(source, "multi_label", False)
+
+
+def label_shape(source: Source) -> tuple[int, ...]:
+  """Returns the shape of a label: (), or [classes]."""
+  return (len(source.class_names),) if is_multi_label(source) else ()
+
+
+def labels_of(source: Source) -> np.ndarray:
+  """Returns the labels of all records, int [n] or uint8 [n, classes]."""
+  if (labels := getattr(source, "labels", None)) is not None:
+    return np.asarray(labels)
+  return np.asarray([source[i]["label"] for i in range(len(source))])
+
+
 class DecodedSource:
   """Another source, decoded once; broken images fail when they are used.
 
@@ -131,6 +188,7 @@ class DecodedSource:
 
   def __init__(self, source: Source, max_pixels: int = MAX_PIXELS):
     self.channels = source.channels
+    self.multi_label = is_multi_label(source)
     self.class_names = source.class_names
     self._source = source
     self._max_pixels = max_pixels
@@ -159,7 +217,8 @@ class ArraySource:
 
   Args:
     images: uint8 [n, h, w, c], or [n, h, w] of gray images.
-    labels: int [n].
+    labels: int [n]; or uint8 or bool [n, classes], with 1 for each class that
+      an image has.
     class_names: names of the classes, by label.
     title: name of the whole in messages.
 
@@ -180,17 +239,23 @@ class ArraySource:
         f"{title} has images of {images.dtype} {list(images.shape)}: use uint8 "
         "[n, h, w, c] with 1 or 3 channels"
       )
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    self.multi_label = labels.ndim == 2
+    if self.multi_label:
+      _check_several(labels, len(images), class_names, title)
+    elif labels.shape != (len(images),) or labels.dtype.kind not in "iu":
       raise ValueError(
         f"{title} has {len(images)} images and labels of {labels.dtype} "
         f"{list(labels.shape)}: use an integer for each image"
       )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+    elif len(labels) and not (
+      0 <= labels.min() <= labels.max() < len(class_names)
+    ):
       raise ValueError(
         f"{title} has labels {labels.min()} to {labels.max()} and "
         f"{len(class_names)} classes: count from 0"
       )
-    self.images, self.labels = images, labels.astype(np.int32)
+    self.images = images
+    self.labels = labels.astype(np.uint8 if self.multi_label else np.int32)
     self.channels = images.shape[-1]
     self.class_names = list(class_names)
     self._title = title
@@ -200,7 +265,11 @@ class ArraySource:
 
   def __getitem__(self, index: SupportsIndex) -> Record:
     index = operator.index(index)
-    return {"image": self.images[index], "label": int(self.labels[index])}
+    label = self.labels[index]
+    return {
+      "image": self.images[index],
+      "label": label if self.multi_label else int(label),
+    }
 
   def name(self, index: SupportsIndex) -> str:
     return f"image {operator.index(index)} of {self._title}"
@@ -212,13 +281,28 @@ class ArraySource:
     return identity_of_labels(self.class_names, self.labels, shape, images)
 
 
+def _check_several(
+  labels: np.ndarray, count: int, class_names: Sequence[str], title: str
+) -> None:
+  """Raises ValueError unless labels are 0 and 1 for each image and class."""
+  shape = (count, len(class_names))
+  kind = labels.dtype in (np.uint8, np.bool_)
+  if labels.shape != shape or not kind or labels.max(initial=0) > 1:
+    largest = f" up to {labels.max()}" if kind and labels.size else ""
+    raise ValueError(
+      f"{title} has {count} images, {len(class_names)} classes and labels of "
+      f"{labels.dtype} {list(labels.shape)}{largest}: use 0 or 1, uint8 or "
+      "bool, for each image and class"
+    )
+
+
 def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
   """Returns a split of the arrays in a NumPy file.
 
   Args:
     path: a .npz file that holds, for each split, SPLIT_images, uint8
-      [n, h, w, c], and SPLIT_labels, int [n]; and perhaps class_names, strings
-      by label.
+      [n, h, w, c], and SPLIT_labels, int [n], or uint8 or bool [n, classes]
+      for several labels an image; and perhaps class_names, strings by label.
     split: a split in the notation of TFDS.
 
   Raises:
@@ -255,7 +339,7 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
   if names is None:
     # Of all splits: one may lack the last classes.
     known = [a for name, a in arrays.items() if name.endswith("_labels")]
-    names = range(int(max(np.max(a, initial=0) for a in known)) + 1)
+    names = range(max(map(_num_classes, known)))
   whole = ArraySource(
     arrays[f"{base}_images"],
     labels,
@@ -268,6 +352,13 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     whole.class_names,
     title=f"{split} in {path}",
   )
+
+
+def _num_classes(labels: np.ndarray) -> int:
+  """Returns the number of classes that labels speak of."""
+  if labels.ndim == 2:
+    return labels.shape[1]
+  return int(np.max(labels, initial=0)) + 1
 
 
 def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
@@ -292,14 +383,14 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, np.ndarray]:
   except (ValueError, AssertionError, NotImplementedError) as error:
     raise ValueError(no_split(split, sizes, error)) from error
   names = {piece.splitname for piece in pieces}
-  indices = [
-    index
-    for piece in pieces
-    for index in range(sizes[piece.splitname])[piece.from_ : piece.to]
+  ranges = [
+    range(sizes[piece.splitname])[piece.from_ : piece.to] for piece in pieces
   ]
-  if len(names) > 1 or not indices:
+  if len(names) > 1 or not any(map(len, ranges)):
     raise ValueError(no_split(split, sizes))
-  return names.pop(), np.asarray(indices)
+  return names.pop(), np.concatenate(
+    [np.arange(r.start, r.stop) for r in ranges if r]
+  )
 
 
 def no_split(
@@ -325,7 +416,9 @@ def no_split(
   )
 
 
-def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:
+def stratified_order(
+  labels: Sequence[int] | np.ndarray, seed: int
+) -> np.ndarray:
   """Returns an order of records in which every stretch has all classes alike.
 
   Each class is shuffled, and its records are spread evenly over the whole: so
@@ -338,8 +431,29 @@ def stratified_order(labels: Sequence[int], seed: int) -> np.ndarray:
   classes = np.asarray(labels)
   rng = np.random.default_rng(seed)
   ranks = np.empty(len(classes))
-  for label in np.unique(classes):
-    (members,) = np.nonzero(classes == label)
+  by_class = np.argsort(classes, kind="stable")
+  starts = np.flatnonzero(np.diff(classes[by_class])) + 1
+  for members in np.split(by_class, starts):
     spread = (np.arange(len(members)) + 0.5) / len(members)
     ranks[rng.permutation(members)] = spread
   return np.argsort(ranks, kind="stable")
+
+
+def part_of(split: str, labels: np.ndarray, seed: int) -> np.ndarray | None:
+  """Returns the records of a part of a split, of `stratified_order`, int32 [n].
+
+  None for the whole, in its own order.
+
+  Args:
+    split: a split in the notation of TFDS.
+    labels: labels of the records of the whole, int [n].
+    seed: seed of the order.
+
+  Raises:
+    ValueError: if there is no such part, or nothing in it.
+  """
+  base, *part = split.split("[")
+  if not part:
+    return None
+  _, chosen = parse_split(split, {base: len(labels)})
+  return stratified_order(labels, seed)[chosen].astype(np.int32)

@@ -26,7 +26,10 @@ with epy.lazy_imports():  # Slow to import, and needed only once.
   from sklearn import datasets as sklearn_datasets
 
 # Data sets that are not TFDS's own.
-OTHERS = ("digits", "synthetic", "folder", "npz")
+OTHERS = (
+  *("digits", "synthetic", "folder", "manifest", "webdataset", "parquet"),
+  "npz",
+)
 NUM_TRAIN_DIGITS = 1437
 
 

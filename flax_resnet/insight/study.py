@@ -55,6 +55,11 @@ class TrainedRun:
     """
     config = storage.read_config(workdir)
     run = set_up(config, sharding.make_mesh(jax.local_devices()[:1]))
+    if run.dataset.multi_label:
+      raise InputError(
+        f"{workdir} is a run on images of several labels, which inspect cannot "
+        "show: evaluate --json has the average precision of each class"
+      )
     checkpoint = find_checkpoint(workdir)
     after = load_pretrained(checkpoint).variables
     before, _ = start_from_weights(run, run.drawn_state())
@@ -91,8 +96,12 @@ class TrainedRun:
     before, after = probe(self.run.model, states, images, labels)
     return before, after
 
-  def mistakes(self) -> Mistakes:
-    """Returns what the trained network gets wrong on the evaluation split."""
+  def mistakes(self, keep: int = 20) -> Mistakes:
+    """Returns what the trained network gets wrong on the evaluation split.
+
+    Args:
+      keep: number of examples that are kept, as in `find_mistakes`; default 20.
+    """
     model, normalize = self.run.model, self.run.normalize
 
     @jax.jit
@@ -104,6 +113,7 @@ class TrainedRun:
       lambda images: predict(self.after, images),
       self.run.eval_batches(),
       model.num_classes,
+      keep,
     )
 
 

@@ -159,7 +159,11 @@ class ResNet(nn.Module):
       )
 
   def __call__(
-    self, images: Float[Array, "b h w c"], *, train: bool
+    self,
+    images: Float[Array, "b h w c"],
+    *,
+    train: bool,
+    frozen_stages: int | None = None,
   ) -> Float[Array, "b n"] | Float[Array, "b h2 w2 n"]:
     """Returns logits, or pooled features if `num_classes` is 0.
 
@@ -169,9 +173,12 @@ class ResNet(nn.Module):
         the running ones: then apply with `mutable=["batch_stats"]`. With
         `stochastic_depth`, `dropout` or `head_dropout`, also with
         `rngs={"dropout": key}`.
+      frozen_stages: number of the first stages that work as in evaluation in
+        training too, with the stem before them; 0 for the stem alone; None
+        (default) for nothing.
     """
-    last = self.features(images, train=train)[f"stage{len(self.stage_sizes)}"]
-    return self.logits(last, train=train)
+    maps = self.features(images, train=train, frozen_stages=frozen_stages)
+    return self.logits(maps[f"stage{len(self.stage_sizes)}"], train=train)
 
   @property
   def head(self) -> Callable[..., Array]:
@@ -193,13 +200,18 @@ class ResNet(nn.Module):
 
   @nn.compact
   def features(
-    self, images: Float[Array, "b h w c"], *, train: bool
+    self,
+    images: Float[Array, "b h w c"],
+    *,
+    train: bool,
+    frozen_stages: int | None = None,
   ) -> dict[str, Float[Array, "b _ _ _"]]:
     """Returns the map after the stem (before its pool) and after each stage.
 
     Args:
       images: normalized images.
       train: as in `__call__`.
+      frozen_stages: as in `__call__`.
 
     Returns:
       Maps [b, h, w, c] by name: "stem", "stage1", "stage2", ... In a
@@ -215,10 +227,15 @@ class ResNet(nn.Module):
       self.layers,
       name="stem",
     )
+    frozen = -1 if frozen_stages is None else frozen_stages
     maps = {}
-    maps["stem"], x = stem(images.astype(self.dtype), train=train)
+    maps["stem"], x = stem(
+      images.astype(self.dtype), train=train and frozen < 0
+    )
     for stage, (options, drop_rates) in enumerate(self._stages(), start=1):
-      x = self._apply_stage(f"stage{stage}", options, drop_rates, x, train)
+      x = self._apply_stage(
+        f"stage{stage}", options, drop_rates, x, train and frozen < stage
+      )
       maps[f"stage{stage}"] = x
     if self.pre_activation:
       x = self.layers.norm(activate=True, name="bn")(x, train=train)

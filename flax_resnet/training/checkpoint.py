@@ -10,7 +10,6 @@ A checkpoint is a folder that takes its name, the step, once it is complete:
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
-import math
 import pathlib
 from typing import Any
 
@@ -79,7 +78,7 @@ class Checkpoints:
 
   Args:
     directory: folder of the checkpoints, which is made if it is not there.
-    keep: number of the latest to keep; the best by `val/top1` stays as well.
+    keep: number of the latest to keep; the best by `storage.score` stays too.
     flush: function that returns once what is complete is where it is kept, if
       that is not the folder; default none.
     shared: whether the folder is the same one for all hosts; default True. If
@@ -100,7 +99,8 @@ class Checkpoints:
     self._unchecked = None  # The newest one, which may be being written.
     self._read_back = False
     latest = preservation_policy.LatestN(keep)
-    best = preservation_policy.BestN(get_metric_fn=_top1, n=1)
+    # Not NaN, which Orbax would take for the best.
+    best = preservation_policy.BestN(get_metric_fn=storage.score, n=1)
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     among = ocp.options.MultiprocessingOptions()
     if not shared:  # Of each host's own manager, the others know nothing.
@@ -119,7 +119,7 @@ class Checkpoints:
           [latest, best]
         ),
         # Without it, Orbax forgets the metrics when the run is restarted.
-        best_fn=_top1,
+        best_fn=storage.score,
         create=False,
         multiprocessing_options=among,
       ),
@@ -298,11 +298,6 @@ def quarantine_damaged(directory: pathlib.Path) -> str:
       target = directory / next(names)
     folder.rename(target)
   return f"{line}: set aside as damaged-…, which can be deleted"
-
-
-def _top1(metrics: Mapping[str, float]) -> float:
-  top1 = metrics.get("val/top1", -1.0)
-  return top1 if math.isfinite(top1) else -1.0  # Orbax takes NaN for the best.
 
 
 def _shapes(tree: Any) -> dict[str, str]:

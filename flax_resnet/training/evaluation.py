@@ -14,6 +14,9 @@ from flax_resnet.models import ResNet
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.steps import Batch
 
+# Means by their keys in a row of the log.
+Means = dict[str, float]
+
 
 def make_eval_step(
   model: ResNet, normalize: Normalize, *, mesh: Mesh
@@ -46,7 +49,7 @@ def evaluate(
   variables: Any,
   batches: Iterable[Mapping[str, np.ndarray]],
   mesh: Mesh,
-) -> dict[str, float]:
+) -> Means:
   """Returns the means over the examples that the masks of the batches mark.
 
   Args:
@@ -59,10 +62,46 @@ def evaluate(
     "val/loss" in nats, "val/top1" and "val/top5" in [0, 1], and "val/count",
     the number of examples; of none, the means are NaN.
   """
-  total = sharding.replicate(metrics.zeros(), mesh)
+  return evaluate_each(eval_step, {"": variables}, batches, mesh)[""]
+
+
+def evaluate_each(
+  eval_step: jax.stages.Wrapped,
+  variables: Mapping[str, Any],
+  batches: Iterable[Mapping[str, np.ndarray]],
+  mesh: Mesh,
+) -> dict[str, Means]:
+  """Returns what `evaluate` does, of several variables, reading images once.
+
+  Args:
+    eval_step: see `make_eval_step`.
+    variables: variables by any name.
+    batches: as in `evaluate`.
+    mesh: the devices.
+  """
+  totals = {
+    name: sharding.replicate(metrics.zeros(), mesh) for name in variables
+  }
   for batch in batches:
-    total = eval_step(variables, total, sharding.shard_batch(batch, mesh))
-  return {f"val/{key}": mean for key, mean in metrics.means(total).items()}
+    sharded = sharding.shard_batch(batch, mesh)
+    for name, total in totals.items():
+      totals[name] = eval_step(variables[name], total, sharded)
+  return {
+    name: {f"val/{key}": mean for key, mean in metrics.means(total).items()}
+    for name, total in totals.items()
+  }
+
+
+def beside(average: Means, raw: Means) -> Means:
+  """Returns the means of an average with those of the raw variables beside.
+
+  "val/raw_top1" is that of the raw ones; there is one "val/count".
+  """
+  return average | {
+    key.replace("val/", "val/raw_"): mean
+    for key, mean in raw.items()
+    if key in ("val/loss", "val/top1", "val/map")
+  }
 
 
 def check_counted(result: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ from flax_resnet.models.variables import (
   Variables,
 )
 from flax_resnet.training.setup import Run
-from flax_resnet.training.state import trained_part, TrainState
+from flax_resnet.training.state import TrainState
 from flax_resnet.weights import load_pretrained, Pretrained
 
 
@@ -47,7 +47,7 @@ def start_from_weights(
   variables = _with_dtypes_of(
     drawn.variables, {**loaded.variables, "params": params}
   )
-  trained = trained_part(variables["params"], run.recipe.freeze_trunk)
+  trained = run.freezing.ever_trained(variables["params"])
   state = drawn.with_variables(variables).replace(
     opt_state=run.optimizer.init(trained)
   )

@@ -16,7 +16,7 @@ from flax_resnet import bucket, storage
 from flax_resnet.errors import InputError
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.setup import Run
-from flax_resnet.training.state import trained_part, TrainState
+from flax_resnet.training.state import TrainState
 
 try:
   import resource
@@ -155,7 +155,9 @@ class Log:
     line = f"step {row['step']:>{len(str(total))}}/{total}"
     line += f"  epoch {row['epoch']:.2f}"
     if "train/loss" in row:
-      line += f"  loss {row['train/loss']:.4f}  top1 {row['train/top1']:.2%}"
+      line += f"  loss {row['train/loss']:.4f}"
+      if "train/top1" in row:
+        line += f"  top1 {row['train/top1']:.2%}"
       line += f"  lr {row['learning_rate']:.4f}"
       line += f"  {row['images_per_second']:,.0f} images/s"
       line += f"  {self._time_left(row['step'])} left"
@@ -163,9 +165,13 @@ class Log:
       line += f"  {row['train/skipped_steps']} steps skipped"
     if row.get("train/skipped"):
       line += f"  {row['train/skipped']} broken images skipped"
-    if "val/top1" in row:
+    if has_evaluation(row):
       line += f"\n  evaluated: loss {row['val/loss']:.4f}"
-      line += f"  top1 {row['val/top1']:.2%}  top5 {row['val/top5']:.2%}"
+      names = ("map", "top1", "top5", "raw_map", "raw_top1")
+      shares = {name: row.get(f"val/{name}") for name in names}
+      for name, share in shares.items():
+        if share is not None:
+          line += f"  {name.replace('raw_', 'raw ')} {share:.2%}"
       line += f"  on {row['val/count']:,} images"
     return line
 
@@ -225,7 +231,7 @@ def resident_memory() -> int:
 
 def has_evaluation(row: Mapping[str, Any]) -> bool:
   """Whether a row has an evaluation, whole."""
-  return {"val/top1", "val/count"} <= row.keys()
+  return "val/count" in row and ("val/top1" in row or "val/map" in row)
 
 
 def describe(run: Run, state: TrainState, origin: Sequence[str] = ()) -> str:
@@ -251,7 +257,7 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
   )
   if run.model.norm != "batch":
     norm = "no BatchNorm"
-  elif run.recipe.freeze_trunk:
+  elif run.freezing.keeps_all_batch_stats:
     norm = "BatchNorm keeps its running statistics"
   else:
     group = run.model.norm_group_size
@@ -269,11 +275,14 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
 def _options(run: Run, state: TrainState) -> Iterator[str]:
   """Yields lines on what is not so in every run."""
   recipe = run.recipe
-  if recipe.freeze_trunk:
-    head = count_parameters(trained_part(state.params, freeze_trunk=True))
+  if freezing := run.freezing:
+    trained = count_parameters(freezing.trained(state.params))
     yield (
-      f"the head alone is trained: {head:,} of "
-      f"{count_parameters(state.params):,} parameters"
+      f"{freezing}: {trained:,} of {count_parameters(state.params):,} "
+      "parameters"
+      + (
+        "" if freezing.until is None else f"; all from step {freezing.until:,}"
+      )
     )
   if (parts := recipe.accumulate) > 1:
     yield (

@@ -27,7 +27,7 @@ from flax_resnet.data.identity import check_unchanged
 from flax_resnet.models.variables import Variables
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
-from flax_resnet.training.evaluation import check_counted, evaluate
+from flax_resnet.training.evaluation import beside, check_counted
 from flax_resnet.training.init_from import start_from_weights
 from flax_resnet.training.log import describe, Log, resident_memory, Row
 from flax_resnet.training.setup import (
@@ -38,7 +38,12 @@ from flax_resnet.training.setup import (
 )
 from flax_resnet.training.state import TrainState
 from flax_resnet.training.steps import check_finite, CompiledByShape
-from flax_resnet.training.stop import Stopped, StopSignals, until_stopped
+from flax_resnet.training.stop import (
+  out_of_patience,
+  Stopped,
+  StopSignals,
+  until_stopped,
+)
 from flax_resnet.training.workdir import (
   check_hosts,
   check_workdir,
@@ -144,16 +149,16 @@ def train(
     if log.rows and writes:
       path = workdir / "curves.png"
       plots.training_curves(log.rows, run.title, path)
-    if not log.has_row(run.num_steps):
+    if not (log.has_row(run.num_steps) or _is_out_of_patience(run, log)):
       raise Stopped(
         f"stopped after step {int(state.step)}, which is saved: the same "
         "command continues",
         signals.received or 0,
       )
-    summary = _summary(log, int(state.step))
+    summary = _summary(run, log, int(state.step))
     if writes:
       storage.write_json(workdir / "summary.json", summary)
-    _print_summary(log, summary, workdir)
+    _print_summary(run, log, summary, workdir)
     return Trained(summary, state.eval_variables)
 
 
@@ -172,12 +177,13 @@ def _take_steps(
   if step and not _is_logged(run, log, step):
     # A signal had come before its evaluation, or its row was damaged.
     state, _ = _evaluate_and_log(run, state, timer, log, signals)
-  if step == run.num_steps or signals.stopping:
+  early = _is_out_of_patience(run, log)
+  if step == run.num_steps or signals.stopping or early:
     return state
   inputs = run.train_inputs(step)
   batch, count = next(inputs)
 
-  while step < run.num_steps and not signals.stopping:
+  while step < run.num_steps and not (signals.stopping or early):
     trace.before(step, state)
     state = train_step(state, batch)
     step += count
@@ -189,7 +195,8 @@ def _take_steps(
 
     check_finite(state.nonfinite, recipe.skip_nonfinite, run.learning_rate)
     state, row = _evaluate_and_log(run, state, timer, log, signals)
-    if signals.stopping or run.due(step, recipe.checkpoint_every):
+    early = _is_out_of_patience(run, log)
+    if early or signals.stopping or run.due(step, recipe.checkpoint_every):
       with timer.paused(state):
         checkpoints.save(state, row, run.about())
   return state
@@ -198,6 +205,12 @@ def _take_steps(
 def _is_logged(run: Run, log: Log, step: int) -> bool:
   """Whether the log has all that was due at `step`."""
   return log.has_row(step) and (step < run.num_steps or bool(log.evaluations()))
+
+
+def _is_out_of_patience(run: Run, log: Log) -> bool:
+  """Whether the run ends here, as its results have stopped to get better."""
+  scores = [storage.score(row) for row in log.evaluations()]
+  return out_of_patience(scores, run.recipe.patience)
 
 
 def _evaluate_and_log(
@@ -216,7 +229,7 @@ def _evaluate_and_log(
   if run.due(step, run.recipe.eval_every):
     with timer.paused(state):
       batches = until_stopped(signals.should_stop, run.eval_batches())
-      row = evaluate(run.eval_step, state.eval_variables, batches, run.mesh)
+      row = evaluate(run, state, batches)
       row |= _skipped_images("val", run.dataset.eval)
     if signals.stopping:
       return state, {}
@@ -229,12 +242,23 @@ def _evaluate_and_log(
   return state, row
 
 
+def evaluate(
+  run: Run, state: TrainState, batches: Iterator[Any]
+) -> dict[str, float]:
+  """Returns the means; those of the raw network beside those of an average."""
+  if not state.average:
+    return run.evaluate({"": state.variables}, batches)[""]
+  each = {"average": state.average, "raw": state.variables}
+  return beside(**run.evaluate(each, batches))
+
+
 def _training_metrics(
   run: Run, state: TrainState, step: int, timer: "StepTimer"
 ) -> dict[str, float]:
   """Fetches the sums since the last row: waits for the device."""
   means = metrics.means(state.sums)
-  keys = ("loss", "top1") if means["count"] else ()  # Or all were skipped.
+  keys = ("loss",) if run.dataset.multi_label else ("loss", "top1")
+  keys = keys if means["count"] else ()  # Or all were skipped.
   skipped = int(state.nonfinite.count)
   return {
     **{f"train/{key}": means[key] for key in keys},
@@ -251,27 +275,34 @@ def _skipped_images(name: str, split: Split) -> dict[str, int]:
   return {f"{name}/skipped": split.skipped.take()} if split.skips else {}
 
 
-def _summary(log: Log, step: int) -> dict[str, Any]:
-  last = log.evaluations()[-1]
-  best = max(log.evaluations(), key=lambda row: row["val/top1"])
+def _summary(run: Run, log: Log, step: int) -> dict[str, Any]:
+  last, key = log.evaluations()[-1], run.score_key
+  best = max(log.evaluations(), key=lambda row: row[key])
+  early = step < run.num_steps
   return {
-    "val/top1": last["val/top1"],
-    "best/val/top1": best["val/top1"],
+    key: last[key],
+    f"best/{key}": best[key],
     "best/step": best["step"],
     "step": step,
     "seconds": round(log.seconds(), 1),
     "finished": True,
+    **({"stopped_early": early} if run.recipe.patience is not None else {}),
   }
 
 
 def _print_summary(
-  log: Log, summary: Mapping[str, Any], workdir: pathlib.Path
+  run: Run, log: Log, summary: Mapping[str, Any], workdir: pathlib.Path
 ) -> None:
-  count = log.evaluations()[-1]["val/count"]
+  count, key = log.evaluations()[-1]["val/count"], run.score_key
+  if summary.get("stopped_early"):
+    log.print(
+      f"no better result in {run.recipe.patience} evaluations: ends after step "
+      f"{summary['step']} of {run.num_steps}"
+    )
   log.print(
-    f"finished after {summary['step']} steps and {log.seconds():.0f} s: top1 "
-    f"{summary['val/top1']:.2%} on {count:,} images (best "
-    f"{summary['best/val/top1']:.2%} after step {summary['best/step']}); "
+    f"finished after {summary['step']} steps and {log.seconds():.0f} s: "
+    f"{key.removeprefix('val/')} {summary[key]:.2%} on {count:,} images (best "
+    f"{summary[f'best/{key}']:.2%} after step {summary['best/step']}); "
     f"curves in {workdir / 'curves.png'}"
   )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
 # "loss", "top1", "top5": sums over examples; "count": number of examples. On
@@ -26,11 +26,17 @@ def zeros() -> Sums:
 def sums(
   losses: Float[Array, " b"],
   logits: Float[Array, "b n"],
-  labels: Int[Array, " b"],
+  labels: Int[Array, " b"] | UInt8[Array, "b n"],
   mask: Bool[Array, " b"],
 ) -> Sums:
-  """Returns the sums over the examples of a batch that `mask` marks."""
-  rank = _rank(logits, labels[:, None])
+  """Returns the sums over the examples of a batch that `mask` marks.
+
+  Of examples with several labels, "top1" and "top5" stay 0.
+  """
+  if labels.ndim == 1:
+    rank = ranks(logits, labels[:, None])
+  else:
+    rank = jnp.full(len(labels), logits.shape[-1])
   return {
     "loss": jnp.where(mask, losses, 0).sum(
       dtype=jnp.promote_types(losses.dtype, jnp.float32)
@@ -41,7 +47,7 @@ def sums(
   }
 
 
-def _rank(
+def ranks(
   logits: Float[Array, "b n"], label: Int[Array, "b 1"]
 ) -> Int[Array, " b"]:
   """Returns how many classes come before the true one, in argmax's order."""

@@ -5,13 +5,14 @@ see `by_layer`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import optax
 
 from flax_resnet.models.variables import stack, unstack
-from flax_resnet.schema import NotNegative, Positive, Rate
+from flax_resnet.schema import NotNegative, Positive, Range, Rate
+from flax_resnet.training.freezing import Freezing, NOTHING
 
 # Numbers that the authors of an optimizer add to a divisor.
 _EPS = {"adamw": 1e-8, "lamb": 1e-6, "lars": 0.0}
@@ -19,6 +20,8 @@ _EPS = {"adamw": 1e-8, "lamb": 1e-6, "lars": 0.0}
 
 def make_optimizer(
   rate: optax.Schedule,
+  block_names: Sequence[str] = (),
+  freezing: Freezing = NOTHING,
   *,
   name: Literal["sgd", "muon", "adamw", "lamb", "lars"],
   momentum: Rate = 0.9,
@@ -29,11 +32,17 @@ def make_optimizer(
   trust_coefficient: Positive = 0.001,
   clip_norm: NotNegative = 0.0,
   decay_all: bool = False,
+  layer_decay: Annotated[float, Range(above=0, maximum=1)] = 1.0,
+  head_rate_factor: Positive = 1.0,
 ) -> optax.GradientTransformation:
   """Returns an optimizer of the parameters of a network.
 
   Args:
     rate: learning rate as a function of the completed updates.
+    block_names: names of the blocks of the network, first to last, of
+      `layer_decay`.
+    freezing: what of the network is not trained at first; where it is trained
+      later, the optimizer begins with it then.
     name: optimizer: `sgd`, that of the ResNet papers, `muon`, which learns more
       from few epochs, `adamw`, `lamb` or `lars`.
     momentum: share of itself that the sum of the gradients keeps, in [0, 1), of
@@ -51,6 +60,10 @@ def make_optimizer(
       https://arxiv.org/abs/1211.5063); default 0: no limit.
     decay_all: whether scales and biases are decayed as well, as PyTorch does
       by default, of "sgd"; default False.
+    layer_decay: factor of the learning rate from each block to the one before
+      it, in (0, 1], see `layer_scales`; default 1.
+    head_rate_factor: factor of the learning rate of the head, above 0; default
+      1.
 
   Raises:
     ValueError: if there are not two `betas`, or `decay_all` with another
@@ -78,9 +91,103 @@ def make_optimizer(
       optimizer = lars(
         rate, momentum, nesterov, weight_decay, trust_coefficient, eps
       )
+  if layer_decay < 1 or head_rate_factor != 1:
+    scales = layer_scales(block_names, layer_decay, head_rate_factor)
+    optimizer = optax.chain(optimizer, by_layer(_scale_by_module(scales)))
+  if freezing and freezing.until is not None:
+    optimizer = thawing(optimizer, freezing)
   if clip_norm:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
   return optimizer
+
+
+def layer_scales(
+  block_names: Sequence[str], layer_decay: float, head_rate_factor: float
+) -> dict[str, float]:
+  """Returns the factor of the learning rate of each module of a network.
+
+  Layer-wise decay as timm groups a ResNet: the stem, each block, the head, each
+  learning `layer_decay` times as fast as the one after it (Howard & Ruder 2018,
+  https://arxiv.org/abs/1801.06146, section 3.1; Bao et al. 2021,
+  https://arxiv.org/abs/2106.08254). The last norm of a pre-activation net
+  belongs to its last block.
+  """
+  depth = len(block_names)
+  scales = {
+    name: layer_decay ** (depth - number)
+    for number, name in enumerate(block_names)
+  }
+  return {
+    "stem": layer_decay ** (depth + 1),
+    **scales,
+    "bn": layer_decay,
+    "head": head_rate_factor,
+  }
+
+
+def _scale_by_module(scales: dict[str, float]) -> optax.GradientTransformation:
+  """Scales the updates of each module by its number."""
+
+  def scale(updates: Any, params: Any) -> Any:
+    del params
+    return {
+      name: jax.tree.map(lambda x, name=name: x * scales[name], tree)
+      for name, tree in updates.items()
+    }
+
+  return optax.stateless(scale)
+
+
+class Groups(NamedTuple):
+  """The states of an optimizer of two parts of a network.
+
+  Attributes:
+    trained: state of the part that is trained from the start.
+    thawed: state of the part that is trained later.
+  """
+
+  trained: optax.OptState
+  thawed: optax.OptState
+
+
+def thawing(
+  optimizer: optax.GradientTransformation, freezing: Freezing
+) -> optax.GradientTransformation:
+  """Returns an optimizer of a part of a network, and later of the rest.
+
+  Each part has a state of its own, as each parameter has in PyTorch: moments of
+  the rest, and the number of updates that corrects them, begin with its first
+  gradient. The learning rate is that of the run.
+  """
+
+  def init(params):
+    trained, frozen = freezing.split(params)
+    return Groups(optimizer.init(trained), optimizer.init(frozen))
+
+  def update(updates: Any, state: Any, params: Any = None):
+    trained, frozen = freezing.split(updates)
+    one, other = (None, None) if params is None else freezing.split(params)
+    changes: Any
+    changes, new = optimizer.update(trained, state.trained, one)
+    if not frozen:
+      return changes, state._replace(trained=new)
+    thawed = _at_the_step_of(state.trained, state.thawed)
+    more: Any
+    more, thawed = optimizer.update(frozen, thawed, other)
+    return {**changes, **more}, Groups(new, thawed)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _at_the_step_of(one: optax.OptState, other: optax.OptState):
+  """Returns the second state, with the first one's place in the schedule."""
+
+  def of_schedule(path, value):
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+  step = optax.tree_utils.tree_get(one, "count", filtering=of_schedule)
+  return optax.tree_utils.tree_set(other, of_schedule, count=step)
 
 
 def sgd(

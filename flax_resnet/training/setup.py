@@ -4,138 +4,51 @@ All that can be wrong with a config is found here, before anything is compiled
 or written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 import inspect
 import itertools
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from flax_resnet import bucket, schema, sharding
+from flax_resnet import schema, sharding
 from flax_resnet.augment import Augment, make_augment, Normalize
 from flax_resnet.data.dataset import Dataset, load, SECTION, Split
 from flax_resnet.errors import each_reported_as, InputError, reported_as
 from flax_resnet.models import create_model, ResNet
 from flax_resnet.models.norms import at_least_float32
-from flax_resnet.schema import Count, Range, Rate
-from flax_resnet.training import evaluation, metrics, state
+from flax_resnet.training import evaluation, metrics, multilabel, state
 from flax_resnet.training.accumulation import accumulation_group_size
-from flax_resnet.training.losses import make_loss
+from flax_resnet.training.freezing import Freezing
+from flax_resnet.training.losses import (
+  balanced_weights,
+  Loss,
+  make_loss,
+  make_weigh,
+  Weigh,
+)
 from flax_resnet.training.optimizers import make_optimizer
+from flax_resnet.training.recipe import Recipe
 from flax_resnet.training.schedules import make_schedule
 from flax_resnet.training.steps import TrainStep
 
-MAX_STEPS = 2**31 - 1  # They are counted in int32.
 # Keys with which a run may continue, as they cannot change its parameters and
 # statistics at any step.
 MAY_DIFFER = (
   *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
-  *("eval_batch_size", "data.data_dir", "data.root", "data.num_threads"),
-  *("data.num_workers", "data.allow_changed", "profile"),
+  *("eval_batch_size", "data.data_dir", "data.root", "data.classes_file"),
+  *("data.num_threads", "data.num_workers", "data.allow_changed"),
+  *("patience", "profile"),
 )
-Seed = Annotated[int, Range(minimum=0, maximum=2**32 - 1)]
-Section = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-  """The keys of a config; each section holds keyword arguments of functions.
-
-  Attributes:
-    seed: seed of parameters, order and augmentation, 0 to 2^32 - 1.
-    batch_size: number of examples of a step, on all devices together.
-    eval_batch_size: number of examples that are evaluated at a time.
-    num_epochs: length of the run in epochs, or None.
-    num_steps: length of the run in steps, or None; one of the two is given.
-    log_every: number of steps between two logged rows.
-    eval_every: number of steps between two evaluations.
-    checkpoint_every: number of steps between two checkpoints.
-    keep_checkpoints: number of the latest checkpoints to keep, besides the
-      best; default 2.
-    accumulate: number of parts in which the gradient of a step is computed, one
-      after the other, for a batch that does not fit into memory: it is that of
-      the whole batch. BatchNorm needs `model.norm_group_size` then. Default 1.
-    steps_per_call: number of steps that one call of the compiled program does.
-      With more than 1, all training images are kept on every device and must
-      fit there; it pays where a step is short. Default 1.
-    init_from: weights to start from, as `weights.load_pretrained` takes them;
-      None to draw them.
-    ema_decay: share of the old that the moving average of parameters and
-      running statistics keeps, in [0, 1); evaluation takes the average. 0 for
-      none.
-    ema_every: number of steps between two updates of this average; default 1.
-    skip_nonfinite: number of steps of the run that may be skipped as their loss
-      or gradient is not finite; one more ends it. Default 0.
-    freeze_trunk: whether the head alone is trained, on a trunk that works as in
-      evaluation: running statistics, no dropout, no stochastic depth.
-    profile: two numbers of steps, from the first of which to the second a trace
-      is recorded, for TensorBoard's profiler and Perfetto; default () for none.
-    model: keywords of `models.create_model`.
-    data: keywords of the functions that `data.load` calls.
-    augment: keywords of `augment.make_augment`.
-    loss: keywords of `losses.make_loss`.
-    optim: keywords of `schedules.make_schedule` and of
-      `optimizers.make_optimizer`.
-
-  Raises:
-    ValueError: for keys that do not go together.
-  """
-
-  seed: Seed = 0
-  batch_size: Count
-  eval_batch_size: Count
-  num_epochs: int | None = None
-  num_steps: int | None = None
-  log_every: Count
-  eval_every: Count
-  checkpoint_every: Count
-  keep_checkpoints: Count = 2
-  accumulate: Count = 1
-  steps_per_call: Count = 1
-  init_from: Annotated[str, bucket.LOCATION] | None = None
-  ema_decay: Rate = 0.0
-  ema_every: Count = 1
-  skip_nonfinite: Annotated[int, Range(minimum=0)] = 0
-  freeze_trunk: bool = False
-  profile: Sequence[Annotated[int, Range(minimum=0)]] = ()
-  model: Section
-  data: Section
-  augment: Section
-  loss: Section = dataclasses.field(default_factory=dict)
-  optim: Section
-
-  def __post_init__(self):
-    if (self.num_epochs is None) == (self.num_steps is None):
-      raise ValueError(
-        f"num_epochs is {self.num_epochs} and num_steps {self.num_steps}: give "
-        "one of them, and None for the other"
-      )
-    steps = list(self.profile)
-    if len(steps) not in (0, 2) or steps != sorted(set(steps)):
-      raise ValueError(
-        f"profile is {self.profile}: give two numbers of steps, from and to, "
-        "such as (100, 110)"
-      )
-    if self.freeze_trunk and self.init_from is None:
-      raise ValueError(
-        "freeze_trunk is True and init_from None, so that the trunk would stay "
-        "as it was drawn: give init_from, the weights to start from"
-      )
-
-  def total_steps(self, num_examples: int) -> int:
-    """Returns the length of the run in steps."""
-    steps = self.num_steps
-    if self.num_epochs is not None:
-      steps = round(self.num_epochs * num_examples / self.batch_size)
-    if steps is None or not 1 <= steps <= MAX_STEPS:
-      raise ValueError(
-        f"the run has {steps} steps: use at least 1, up to {MAX_STEPS}"
-      )
-    return steps
+# Arguments of the functions of sections that are not keys of a config.
+_GIVEN = (
+  *("num_steps", "rate", "block_names", "freezing", "multi_label"),
+  "steps_per_epoch",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +61,7 @@ class Run:
     num_steps: length of the run in updates.
     model: the network.
     dataset: the data to train and evaluate on.
+    freezing: what of the network is not trained, and until which step.
     optimizer: optimizer of the trained parameters.
     learning_rate: learning rate after so many updates.
     train_step: (state, input of `train_inputs`) -> state.
@@ -160,6 +74,7 @@ class Run:
   num_steps: int
   model: ResNet
   dataset: Dataset
+  freezing: Freezing
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   train_step: jax.stages.Wrapped
@@ -193,11 +108,15 @@ class Run:
 
   def about(self) -> dict[str, Any]:
     """Returns the part of a checkpoint that is not arrays."""
+    devices = list(self.mesh.devices.flat)
     return {
+      "devices": f"{len(devices)} x {devices[0].device_kind}",
+      "jax": jax.__version__,
       "config": dataclasses.asdict(self.recipe),
       "class_names": list(self.dataset.class_names),
       "data": self.dataset.identity,
       "image_shape": list(self.dataset.image_shape),
+      **({"multi_label": True} if self.dataset.multi_label else {}),
     }
 
   def dataset_facts(self) -> dict[str, Any]:
@@ -216,8 +135,23 @@ class Run:
       self.dataset.image_shape,
       self.recipe.seed,
       averaged=self.recipe.ema_decay > 0,
-      freeze_trunk=self.recipe.freeze_trunk,
+      freezing=self.freezing,
     )
+
+  @property
+  def score_key(self) -> str:
+    """The key of the number by which evaluations are compared."""
+    return "val/map" if self.dataset.multi_label else "val/top1"
+
+  def evaluate(
+    self, variables: Mapping[str, Any], batches: Iterator[Any]
+  ) -> dict[str, evaluation.Means]:
+    """Returns the means of each of several variables, see `evaluate_each`."""
+    if self.dataset.multi_label:
+      evaluate_each = multilabel.evaluate_each
+    else:
+      evaluate_each = evaluation.evaluate_each
+    return evaluate_each(self.eval_step, variables, batches, self.mesh)
 
   def zero_sums(self) -> metrics.Sums:
     """Returns the sums of the metrics over no example, on every device."""
@@ -302,6 +236,11 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   by_data = recipe.model.get("num_classes", 0) is None
   fields = {**recipe.model, **({"num_classes": 1} if by_data else {})}
   model = schema.build("config.model", create_model, fields, fields_of=ResNet)
+  if (recipe.freeze_stages or 0) > (stages := len(model.stage_sizes)):
+    raise InputError(
+      f"config.freeze_stages is {recipe.freeze_stages} and the network has "
+      f"{stages} stages: use 0 to {stages}, or freeze_trunk=True"
+    )
   if recipe.batch_size % (model.norm_group_size or recipe.batch_size):
     raise InputError(
       f"config.model.norm_group_size is {model.norm_group_size}, which does "
@@ -313,7 +252,7 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
       recipe.batch_size,
       recipe.accumulate,
       mesh,
-      frozen=recipe.freeze_trunk,
+      frozen=recipe.freezing(0).keeps_all_batch_stats,
     )
   data = load(recipe.data, num_classes=None if by_data else model.num_classes)
   if by_data:
@@ -323,21 +262,33 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
   _check_records(recipe, data)
   with reported_as("config"):
     num_steps = recipe.total_steps(len(data.train))
-  rate, optimizer = _optimizer(recipe, num_steps)
-  augment_batch, normalize = set_up_augment(recipe, model, data.image_shape[-1])
+  freezing = recipe.freezing(len(data.train))
+  rate, optimizer = _optimizer(recipe, num_steps, model, freezing)
+  augment_batch, normalize = set_up_augment(
+    recipe,
+    model,
+    data.image_shape[-1],
+    steps_per_epoch=len(data.train) / recipe.batch_size,
+  )
+  loss, weigh = _loss(recipe, data)
   train_step = TrainStep(
     model=model,
     optimizer=optimizer,
     augment=augment_batch,
-    loss=schema.build("config.loss", make_loss, recipe.loss),
+    loss=loss,
+    weigh=weigh,
     mesh=mesh,
     seed=recipe.seed,
     accumulate=recipe.accumulate,
     group_size=group_size,
     ema_decay=recipe.ema_decay,
     ema_every=recipe.ema_every,
-    freeze_trunk=recipe.freeze_trunk,
+    ema_warmup=recipe.ema_warmup,
+    freezing=freezing,
     skip_nonfinite=recipe.skip_nonfinite,
+  )
+  make_eval_step = (
+    multilabel.make_eval_step if data.multi_label else evaluation.make_eval_step
   )
   return Run(
     recipe=recipe,
@@ -345,16 +296,40 @@ def set_up(config: Mapping[str, Any], mesh: Mesh) -> Run:
     num_steps=num_steps,
     model=model,
     dataset=data,
+    freezing=freezing,
     optimizer=optimizer,
     learning_rate=rate,
     train_step=train_step.jit(recipe.steps_per_call),
-    eval_step=evaluation.make_eval_step(model, normalize, mesh=mesh),
+    eval_step=make_eval_step(model, normalize, mesh=mesh),
     normalize=normalize,
   )
 
 
+def _loss(recipe: Recipe, data: Dataset) -> tuple[Loss, Weigh | None]:
+  """Returns the loss of each example, and the weights of a mean of them."""
+  section = dict(recipe.loss)
+  if section.get("class_weights") == "balanced":
+    with reported_as("config.loss"):
+      section["class_weights"] = balanced_weights(
+        data.class_counts(), data.class_names
+      )
+  loss = schema.build(
+    "config.loss", make_loss, section, multi_label=data.multi_label
+  )
+  if (weights := section.get("class_weights")) is None:
+    return loss, None
+  if len(weights) != (classes := len(data.class_names)):
+    raise InputError(
+      f"config.loss.class_weights has {len(weights)} numbers and the data set "
+      f"{classes} classes: give one number a class"
+    )
+  # PyTorch's binary loss divides by the number of examples, weighted or not.
+  mean = section.get("name") == "binary_cross_entropy"
+  return loss, None if mean else make_weigh(weights)
+
+
 def set_up_augment(
-  recipe: Recipe, model: ResNet, channels: int
+  recipe: Recipe, model: ResNet, channels: int, steps_per_epoch: float = 1.0
 ) -> tuple[Augment, Normalize]:
   """Returns the augmentation and the normalization of a recipe.
 
@@ -362,6 +337,8 @@ def set_up_augment(
     recipe: the checked config.
     model: the network.
     channels: number of channels of the images.
+    steps_per_epoch: steps in which each training example is seen once; default
+      1, for who takes the normalization alone.
 
   Raises:
     InputError: for values that cannot be.
@@ -373,12 +350,13 @@ def set_up_augment(
     channels=channels,
     num_classes=model.num_classes,
     batch_size=recipe.batch_size,
+    steps_per_epoch=steps_per_epoch,
     dtype=at_least_float32(model.dtype),
   )
 
 
 def _optimizer(
-  recipe: Recipe, num_steps: int
+  recipe: Recipe, num_steps: int, model: ResNet, freezing: Freezing
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
   """Returns the learning rate by step of a run so long, and its optimizer."""
   of_schedule, of_optimizer = schema.arguments(
@@ -386,11 +364,13 @@ def _optimizer(
     recipe.optim,
     make_schedule,
     make_optimizer,
-    given=("num_steps", "rate"),
+    given=_GIVEN,
   )
   with reported_as("config.optim"):
     rate = make_schedule(num_steps, **of_schedule)
-    return rate, make_optimizer(rate, **of_optimizer)
+    return rate, make_optimizer(
+      rate, model.block_names, freezing, **of_optimizer
+    )
 
 
 def check_length(run: Run, config: Mapping[str, Any], step: int) -> list[str]:
@@ -417,7 +397,10 @@ def check_length(run: Run, config: Mapping[str, Any], step: int) -> list[str]:
     return []
   was, now = (
     float(np.asarray(rate(step)))
-    for rate in (_optimizer(before, num_steps)[0], run.learning_rate)
+    for rate in (
+      _optimizer(before, num_steps, run.model, run.freezing)[0],
+      run.learning_rate,
+    )
   )
   return [
     f"lengthened from {num_steps:,} to {run.num_steps:,} steps, of which the "
@@ -470,7 +453,8 @@ def default_values(recipe: Mapping[str, Any]) -> dict[str, Any]:
       for section, group in functions.items()
       for function in group
       for name, parameter in inspect.signature(function).parameters.items()
-      if isinstance(parameter.default, (int, float, str, tuple, type(None)))
+      if name not in _GIVEN
+      and isinstance(parameter.default, (int, float, str, tuple, type(None)))
     },
   }
 

@@ -14,6 +14,7 @@ from flax_resnet.models import ResNet
 from flax_resnet.models.norms import at_least_float32
 from flax_resnet.models.variables import initial_variables
 from flax_resnet.training import metrics
+from flax_resnet.training.freezing import Freezing, NOTHING
 
 # A jax.Array; where JAX rebuilds a tree, its description, or anything else.
 Leaf = Any
@@ -89,7 +90,7 @@ def create_state(
   seed: int,
   *,
   averaged: bool = False,
-  freeze_trunk: bool = False,
+  freezing: Freezing = NOTHING,
 ) -> TrainState:
   """Returns the state before the first step, on the default device.
 
@@ -99,23 +100,18 @@ def create_state(
     image_shape: shape of an image, [h, w, c].
     seed: seed that the parameters are drawn from.
     averaged: whether there is a moving average of the variables.
-    freeze_trunk: whether the head alone is trained.
+    freezing: what of the network is not trained; default nothing.
   """
   variables = initial_variables(model, jax.random.key(seed), image_shape)
   variables = {"batch_stats": {}, **variables}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    opt_state=optimizer.init(trained_part(variables["params"], freeze_trunk)),
+    opt_state=optimizer.init(freezing.ever_trained(variables["params"])),
     average=start_average(variables) if averaged else {},
     sums=metrics.zeros(),
     nonfinite=NonFinite.none(),
     **variables,
   )
-
-
-def trained_part(params: Any, freeze_trunk: bool) -> Any:
-  """Returns the parameters that are trained: all, or those of the head."""
-  return {"head": params["head"]} if freeze_trunk else params
 
 
 def start_average(variables: Any) -> Any:
@@ -133,7 +129,13 @@ def start_average(variables: Any) -> Any:
 
 
 def update_average(
-  average: Any, variables: Any, step: jax.Array, *, decay: float, every: int
+  average: Any,
+  variables: Any,
+  step: jax.Array,
+  *,
+  decay: float,
+  every: int,
+  warmup: bool = False,
 ) -> Any:
   """Returns the moving average after a step.
 
@@ -147,12 +149,30 @@ def update_average(
     decay: share of the average that is kept, in [0, 1): new = decay * old + (1
       - decay) * variables.
     every: number of steps between two updates; at others it stays as it is.
+    warmup: whether the average keeps less of itself at first, see
+      `warm_decay`; default False.
   """
 
   def move(average):
     precise = jax.tree.map(lambda x, a: x.astype(a.dtype), variables, average)
-    return optax.incremental_update(precise, average, 1 - decay)
+    kept = warm_decay(step // every, decay) if warmup else decay
+    return optax.incremental_update(precise, average, 1 - kept)
 
   if every == 1:
     return move(average)
   return lax.cond(step % every == 0, move, lambda average: average, average)
+
+
+def warm_decay(updates: jax.Array, decay: float) -> jax.Array:
+  """Returns the share of itself that an average keeps at its n-th update.
+
+  It is min(decay, 1 - n^(-2/3)): that of timm's `ModelEmaV3(use_warmup=True)`.
+  The first update takes the variables, so that the average does not remember
+  those that were drawn.
+
+  Args:
+    updates: number of the update, from 1, int32 [].
+    decay: largest share, in [0, 1).
+  """
+  before = (updates - 1).astype(jnp.float32)
+  return jnp.minimum(decay, 1 - (1 + before) ** (-2 / 3))

@@ -22,12 +22,8 @@ from flax_resnet.models import ResNet
 from flax_resnet.models.norms import at_least_float32
 from flax_resnet.training import losses, metrics
 from flax_resnet.training.accumulation import accumulate_gradients
-from flax_resnet.training.state import (
-  NonFinite,
-  trained_part,
-  TrainState,
-  update_average,
-)
+from flax_resnet.training.freezing import Freezing, NOTHING
+from flax_resnet.training.state import NonFinite, TrainState, update_average
 
 Batch = dict[str, jax.Array]
 # For several steps by one call: "records", whole arrays {"image": [n, h, w, c],
@@ -45,6 +41,9 @@ class TrainStep:
     optimizer: optimizer of the trained parameters.
     augment: augmentation of a whole batch, see `augment.make_augment`.
     loss: loss of each example, see `losses.make_loss`.
+    weigh: weight of each example by its targets, see `losses.make_weigh`; the
+      loss of a step is divided by their mean over the whole batch. None
+      (default) for none.
     mesh: the devices.
     seed: seed of all random numbers, which depend on it and the step alone.
     accumulate: number of parts of the batch that are computed one after the
@@ -53,8 +52,9 @@ class TrainStep:
       `accumulation.accumulation_group_size`; default 1.
     ema_decay: share of the moving average that an update keeps, in [0, 1).
     ema_every: number of steps between two updates of the moving average.
-    freeze_trunk: whether the head alone is trained: nothing is computed
-      backwards through the trunk, which works as in evaluation.
+    ema_warmup: whether the average keeps less of itself at first.
+    freezing: what of the network is not trained, and until which step; default
+      nothing.
     skip_nonfinite: number of steps that may be skipped as they are not finite.
   """
 
@@ -68,24 +68,45 @@ class TrainStep:
   group_size: int = 1
   ema_decay: float = 0.0
   ema_every: int = 1
-  freeze_trunk: bool = False
+  ema_warmup: bool = False
+  weigh: losses.Weigh | None = None
+  freezing: Freezing = NOTHING
   skip_nonfinite: int = 0
 
   def __call__(self, state: TrainState, batch: Batch) -> TrainState:
     """Returns the state after one more update."""
+    if self.freezing.until is None:
+      return self._update(self.freezing, state, batch)
+    # Both are in one program, so that neither the loop nor a run that goes on
+    # has to know which of them is next.
+    return lax.cond(
+      state.step < self.freezing.until,
+      functools.partial(self._update, self.freezing),
+      functools.partial(self._update, NOTHING),
+      state,
+      batch,
+    )
+
+  def _update(
+    self, freezing: Freezing, state: TrainState, batch: Batch
+  ) -> TrainState:
     key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-    images, targets = self.augment(key, batch["image"], batch["label"])
+    images, targets = self.augment(
+      key, batch["image"], batch["label"], state.step
+    )
+    batch = {**batch, "image": images, "target": targets}
+    if self.weigh is not None:
+      # Of the whole batch, so that its parts may be of other classes.
+      mean = self.weigh(targets).mean()
+      batch["scale"] = jnp.broadcast_to(1 / mean, len(images))
     gradients = accumulate_gradients(
-      functools.partial(self._gradients, state),
+      functools.partial(self._gradients, freezing, state),
       self.accumulate,
       self.group_size,
       self.mesh,
     )
-    grads, batch_stats, sums = gradients(
-      jax.random.fold_in(key, 1),
-      {**batch, "image": images, "target": targets},
-    )
-    trained = trained_part(state.params, self.freeze_trunk)
+    grads, batch_stats, sums = gradients(jax.random.fold_in(key, 1), batch)
+    trained = freezing.trained(state.params)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
     trained = cast(dict, optax.apply_updates(trained, updates))
     after = state.replace(
@@ -102,27 +123,34 @@ class TrainStep:
         after.step,
         decay=self.ema_decay,
         every=self.ema_every,
+        warmup=self.ema_warmup,
       )
       after = after.replace(average=average)
     return finite_or_before(state, after, grads, sums, self.skip_nonfinite)
 
-  def _gradients(self, state: TrainState, key: jax.Array, batch: Batch):
+  def _gradients(
+    self, freezing: Freezing, state: TrainState, key: jax.Array, batch: Batch
+  ):
     """Returns gradients, new running statistics and sums of the metrics."""
+    mode = freezing.mode()
 
     def loss_fn(trained):
       params = {**state.params, **trained}
       logits, updates = self.model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         batch["image"],
-        train=not self.freeze_trunk,
-        mutable=[] if self.freeze_trunk else ["batch_stats"],
+        mutable=["batch_stats"] if mode["train"] else [],
         rngs={"dropout": key},
+        **mode,
       )
       each = self.loss(logits, batch["target"])
-      return each.mean(), (each, logits, updates.get("batch_stats", {}))
+      if "scale" in batch:
+        each = each * batch["scale"]
+      batch_stats = freezing.moving(updates.get("batch_stats") or {})
+      return each.mean(), (each, logits, batch_stats)
 
     grads, (each, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-      trained_part(state.params, self.freeze_trunk)
+      freezing.trained(state.params)
     )
     sums = metrics.sums(each, logits, batch["label"], batch["mask"])
     return grads, batch_stats, sums

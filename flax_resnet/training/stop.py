@@ -1,6 +1,10 @@
-"""Ctrl-C and preemption: the step in flight ends, then the run stops."""
+"""What ends a run before its last step: a signal, or patience.
 
-from collections.abc import Callable, Iterable, Iterator
+At Ctrl-C and preemption the step in flight ends, then the run stops.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
 import os
 import signal
 import threading
@@ -94,3 +98,24 @@ def until_stopped(
     if should_stop():
       return
     yield item
+
+
+def out_of_patience(scores: Sequence[float], patience: int | None) -> bool:
+  """Whether so many of the last scores are no better than one before them.
+
+  It depends on nothing but the scores, so that a run that continues ends where
+  one does that nothing has stopped.
+
+  Args:
+    scores: scores of the evaluations of a run, in order; NaN is no better than
+      anything.
+    patience: number of evaluations without a better score that end a run; None
+      for any number.
+  """
+  if patience is None:
+    return False
+  best, waited = -math.inf, 0
+  for score in scores:
+    better = score > best
+    best, waited = (score, 0) if better else (best, waited + 1)
+  return waited >= patience

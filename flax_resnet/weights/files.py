@@ -54,6 +54,7 @@ class Source:
     fields: fields of the network that differ from those of the named one.
     preprocessing: preprocessing of images; None if unknown.
     class_names: names of the classes by label; empty if unknown.
+    multi_label: whether an image may have several of the classes.
     of_run: whether they are those of a run of this package.
     tag: name under which they are published; "" if unknown.
   """
@@ -63,6 +64,7 @@ class Source:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
+  multi_label: bool = False
   of_run: bool = False
   tag: str = ""
 
@@ -186,8 +188,8 @@ def find_checkpoint(
   Args:
     workdir: folder of the run.
     which: "newest" (default) for the newest sound one, with a warning of newer
-      ones that are damaged; "best" for the one with the best `val/top1`; or a
-      step, "400".
+      ones that are damaged; "best" for the one with the best `storage.score`;
+      or a step, "400".
 
   Raises:
     WeightsError: if there is none.
@@ -210,7 +212,9 @@ def find_checkpoint(
       )
     return folder
   if which == "best":
-    scores = {step: _top1(directory / str(step)) for step in steps}
+    scores = {
+      step: storage.score(read_results(directory / str(step))) for step in steps
+    }
     best = max(steps, key=lambda step: scores[step])
     if scores[best] >= 0:
       return directory / str(best)
@@ -234,10 +238,10 @@ def read_results(checkpoint: pathlib.Path) -> dict[str, Any]:
   return {**row, "step": int(name)} if name.isdecimal() else row
 
 
-def _top1(checkpoint: pathlib.Path) -> float:
-  """Returns "val/top1" of a checkpoint; -1 if it has none."""
-  top1 = read_results(checkpoint).get("val/top1")
-  return top1 if isinstance(top1, float) and math.isfinite(top1) else -1.0
+def is_multi_label(checkpoint: pathlib.Path) -> bool:
+  """Whether a run was of images that may have several labels."""
+  about = storage.read_json(checkpoint / "about" / "metadata")
+  return about.get("multi_label") is True
 
 
 def read_about(
@@ -262,6 +266,18 @@ def read_about(
   if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
     raise WeightsError(f"{path} is not that of a run: class_names is no list")
   return config, tuple(names)
+
+
+def read_devices(checkpoint: pathlib.Path) -> str | None:
+  """Returns "8 x NVIDIA H100, JAX 0.10.2": what a run was trained on.
+
+  None if the checkpoint does not say it, as those of before 0.2.0.
+  """
+  try:
+    about = storage.read_json(checkpoint / "about" / "metadata")
+    return f"{about['devices']}, JAX {about['jax']}"
+  except (OSError, ValueError, KeyError):
+    return None
 
 
 def _restore(folder: pathlib.Path) -> dict[str, Any]:

@@ -38,12 +38,14 @@ class Pretrained:
     variables: {"params": ..., "batch_stats": ...}.
     preprocessing: preprocessing of images; None if unknown.
     class_names: names of the classes by label; empty if unknown.
+    multi_label: whether an image may have several of the classes.
   """
 
   model: ResNet
   variables: Variables
   preprocessing: Preprocessing | None = None
   class_names: tuple[str, ...] = ()
+  multi_label: bool = False
 
   @property
   def channels(self) -> int:
@@ -125,7 +127,9 @@ def load_pretrained(
       "called by their numbers"
     )
     names = ()
-  return Pretrained(network, variables, preprocessing, names)
+  return Pretrained(
+    network, variables, preprocessing, names, source.multi_label
+  )
 
 
 def find(weights: str | pathlib.Path) -> Source:
@@ -165,7 +169,8 @@ def find(weights: str | pathlib.Path) -> Source:
     raise WeightsError(
       f"{path / 'about'} is not that of a run: {error!r:.300}"
     ) from error
-  return Source(path, name, fields, preprocessing, names, of_run=True)
+  several = files.is_multi_label(path)
+  return Source(path, name, fields, preprocessing, names, several, of_run=True)
 
 
 def _checked(source: Source, weights: str | pathlib.Path) -> Source:

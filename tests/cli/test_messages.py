@@ -38,6 +38,14 @@ CASES = {
   "convert {weights} {out}": "does not say of which network: give --model NAME",
   "evaluate": "give either --workdir or --weights",
   "evaluate --weights {weights}": "--weights needs --config for the data",
+  "evaluate --workdir {workdir} --image-size 0": "--image-size is 0: use 1",
+  "evaluate --workdir {workdir} --top 0": "--top is 0: use 1 or more",
+  "evaluate --workdir {workdir} --crop-fraction 2": (
+    "--crop-fraction is 2.0: use 0.001 to 1"
+  ),
+  "evaluate --workdir {workdir} {tmp}": "is not a workdir: it has no config",
+  "evaluate --workdir {tmp} --weights {weights}": "give either --workdir or",
+  "predict {weights} --weights {weights} --cam {tmp}": "is there already",
   "evaluate --workdir {tmp}": "is not a workdir: it has no config.json",
   "evaluate --workdir {tmp} --config x.py": "--config is that of --weights",
   "evaluate --workdir {workdir} --config.seeed=1": "config.seeed is unknown",

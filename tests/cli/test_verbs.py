@@ -1,6 +1,7 @@
 """convert, evaluate and models: what they print and write."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flax_resnet as fr
-from flax_resnet.cli.evaluate import wilson_interval
+from flax_resnet.cli.tables import wilson_interval
 from flax_resnet.weights import files
 from tests.drawing import variables_of
 from tests.recipes import ROOT
@@ -140,6 +141,79 @@ def test_a_run_is_evaluated_as_it_was_in_training(call, workdir):
   part = "--config.data.eval_split=test[:64]"
   code, out, _ = call("evaluate", "--workdir", workdir, "--json", part)
   assert json.loads(out)["val/count"] == 64
+
+
+def test_an_evaluation_says_all_in_json_and_on_demand(call, workdir):
+  code, out, err = call("evaluate", "--workdir", workdir, "--json", "--top", 3)
+  assert (code, err) == (0, "")
+  result = json.loads(out)
+  confusion = np.array(result["val/confusion"])
+  assert confusion.sum() == result["val/count"] == 360
+  assert np.trace(confusion) / 360 == pytest.approx(result["val/top1"])
+  by_class = result["val/accuracy_by_class"]
+  assert list(by_class) == [str(n) for n in range(10)]
+  assert by_class["3"] == pytest.approx(confusion[3, 3] / confusion[3].sum())
+  bins = result["val/calibration"]
+  assert sum(bins["count"]) == 360
+  assert len(bins["accuracy"]) == len(bins["confidence"]) == 15
+  gaps = [
+    n / 360 * abs(a - c) for n, a, c in zip(*bins.values(), strict=True) if n
+  ]
+  assert result["val/calibration_error"] == pytest.approx(sum(gaps), abs=1e-6)
+  assert result["val/top1"] <= result["val/top3"] <= result["val/top5"]
+  code, plain, _ = call("evaluate", "--workdir", workdir, "--top", 3)
+  assert f"top3 {result['val/top3']:.2%}" in plain
+  code, out, _ = call("evaluate", "--workdir", workdir, "--details")
+  assert out.count("\n") > 25
+  assert f"calibration error {result['val/calibration_error']:.2%};" in out
+  row = next(x for x in out.splitlines() if x.startswith("3     "))
+  assert f"{by_class['3']:.2%}" in row
+
+
+def test_flip_size_and_crop(call, workdir):
+  """A run of 8 pixels at others: its maps are pooled at any size."""
+  rows = {}
+  for flags in (
+    (),
+    ("--flip",),
+    ("--image-size", 12),
+    ("--crop-fraction", 0.5),
+  ):
+    code, out, err = call("evaluate", "--workdir", workdir, "--json", *flags)
+    assert (code, err) == (0, "")
+    rows[flags] = json.loads(out)["val/loss"]
+  assert len(set(rows.values())) == 4
+  key = "--config.data.eval_image_size=12"
+  code, out, _ = call("evaluate", "--workdir", workdir, "--json", key)
+  assert json.loads(out)["val/loss"] == rows["--image-size", 12]
+
+
+def test_several_networks_are_one_table(call, workdir, tmp_path):
+  """The newest and the only checkpoint: the same numbers."""
+  other = shutil.copytree(workdir, tmp_path / "other")
+  code, out, err = call("evaluate", "--workdir", workdir, other)
+  assert (code, err) == (0, "")
+  head, first, second = out.splitlines()
+  assert head.split()[0] == "network"
+  assert head.endswith("images/s")
+  assert first.split()[0] == str(workdir)
+  assert first.split()[1:-1] == second.split()[1:-1]
+  code, out, _ = call("evaluate", "--workdir", workdir, other, "--json")
+  rows = list(map(json.loads, out.splitlines()))
+  assert [row["network"] for row in rows] == [str(workdir), str(other)]
+  assert rows[0]["images_per_second"] > 0
+  config = ROOT / "configs" / "digits.py"
+  run = json.loads((workdir / "config.json").read_text())
+  code, out, err = call(
+    *("evaluate", "--weights", workdir, other / "checkpoints" / "4"),
+    *("--config", config, "--json", "--config.data.image_size=8"),
+    f"--config.data.data_dir={run['data']['data_dir']}",
+  )
+  assert code == 0, err
+  weights = list(map(json.loads, out.splitlines()))
+  assert [row["val/top1"] for row in weights] == [
+    row["val/top1"] for row in rows
+  ]
 
 
 def test_the_interval_is_that_of_wilson():

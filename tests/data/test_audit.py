@@ -9,7 +9,8 @@ import pytest
 
 from flax_resnet.data.audit import audit_split, find_duplicates, report
 from flax_resnet.data.folder import FolderSource
-from flax_resnet.data.sources import ArraySource
+from flax_resnet.data.manifest import ManifestSource
+from flax_resnet.data.sources import ArraySource, Columns
 from tests.data.images import encode, photograph, plain
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 4, 6, 3), np.uint8)
@@ -100,6 +101,21 @@ def test_a_report_counts_what_there_is(split_folder):
   ]
   counts = {"broken": 1, "across_splits": 1, "unequal_labels": 1}
   assert found["wrong"] == counts
+
+
+def test_images_of_several_classes_are_counted_in_each(tmp_path):
+  for n in range(6):
+    (tmp_path / f"{n}.png").write_bytes(plain((n // 2, 0, 0), "PNG"))
+  labels = ["a|b", "b|a", "c", "", "", ""]
+  lines = [f"{n}.png,{label}" for n, label in enumerate(labels)]
+  (tmp_path / "all.csv").write_text("\n".join(["path,label", *lines]))
+  columns = Columns(label_separator="|")
+  source = ManifestSource(tmp_path / "all.csv", "train", columns)
+  found = report([audit_split("train", source)])
+  assert found["splits"]["train"]["classes"] == {"a": 2, "b": 2, "c": 1}
+  pairs = [[i["class"] for i in each["images"]] for each in found["duplicates"]]
+  assert pairs == [["a, b", "a, b"], ["c", ""], ["", ""]]
+  assert found["wrong"]["unequal_labels"] == 1
 
 
 def test_a_split_of_broken_images(split_folder):

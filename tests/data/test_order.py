@@ -48,3 +48,38 @@ def test_the_generator_of_a_position_is_a_philox_with_its_key():
     philox = np.random.Philox(key=np.array([seed, position], np.uint64))
     expected = np.random.Generator(philox).random(9)
     np.testing.assert_array_equal(generator(seed, position).random(9), expected)
+
+
+LABELS = np.repeat([2, 0, 5], [20, 3, 7])  # Of unequal size; some are missing.
+
+
+def test_classes_that_are_balanced_come_equally_often():
+  """To one an epoch, and to one over the whole run; records in turn."""
+  order = Order(30, 1, 10, labels=LABELS)
+  epochs = order(np.arange(300)).reshape(10, 30)
+  by_epoch = np.stack([(LABELS[epochs] == c).sum(1) for c in (2, 0, 5)])
+  np.testing.assert_array_equal(by_epoch, 10)
+  counts = np.bincount(epochs.ravel(), minlength=30)
+  for label, size in ((2, 20), (0, 3), (5, 7)):
+    of_class = counts[label == LABELS]
+    assert len(of_class) == size
+    assert of_class.max() - of_class.min() <= 1
+  assert len({tuple(epoch) for epoch in epochs}) == 10
+
+
+def test_balanced_places_are_a_function_of_seed_and_position():
+  whole = Order(30, 1, 10, labels=LABELS)(np.arange(100))
+  again = Order(30, 1, 10, labels=LABELS)
+  np.testing.assert_array_equal(
+    np.concatenate([again(np.arange(70, 100)), again(np.arange(70))]),
+    np.r_[whole[70:], whole[:70]],
+  )
+  other = Order(30, 2, 10, labels=LABELS)(np.arange(100))
+  assert (other != whole).any()
+
+
+def test_an_uneven_number_of_records_is_balanced_over_epochs():
+  labels = np.repeat([0, 1], [7, 4])
+  drawn = Order(11, 0, 11, labels=labels)(np.arange(22))
+  counts = np.bincount(labels[drawn])
+  np.testing.assert_array_equal(counts, [11, 11])

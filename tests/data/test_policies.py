@@ -151,7 +151,8 @@ def test_noise_stays_within_the_range(monkeypatch):
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(
-  "name", ["randaugment", "randaugment_increasing", "trivialaugment"]
+  "name",
+  ["randaugment", "randaugment_increasing", "trivialaugment", "augmix"],
 )
 def test_a_policy_is_a_function_of_its_generator(name, channels):
   policy = policies.make_policy(name, channels=channels)
@@ -177,3 +178,70 @@ def test_the_fill_is_seen_outside():
   )
   moved = [policy(white, np.random.default_rng(seed)) for seed in range(40)]
   assert any((image == (1, 2, 3)).all(-1).any() for image in moved)
+
+
+def test_augmix_draws_as_published(monkeypatch):
+  """Three chains of one to three operations, of the lowest three levels."""
+  done = drawn(monkeypatch, "augmix", 1000)
+  assert abs(len(done) / 1000 - 6) < 0.2
+  assert len({number for number, _, _ in done}) == 13
+  levels = collections.Counter(round(abs(a) * 9, 6) for _, a, _ in done)
+  assert set(levels) == {0, 1, 2}
+  done = drawn(
+    monkeypatch, "augmix", 10, policy_num_ops=2, policy_magnitude=1.0
+  )
+  assert (len(done), {amount for _, amount, _ in done}) == (60, {0.0})
+
+
+def test_augmix_mixes_the_image_with_its_chains(monkeypatch):
+  """Of chains that make it black, the image is left by a share of it."""
+  black = policies.Choice(lambda image, *_: image.point(lambda value: 0))
+  preset = policies.PRESETS["augmix"]._replace(choices=(black,))
+  monkeypatch.setitem(policies.PRESETS, "augmix", preset)
+  policy = policies.make_policy("augmix", channels=3)
+  white = np.full((2, 2, 3), 255, np.uint8)
+  rng = np.random.default_rng(0)
+  shares = [policy(white, rng)[0, 0, 0] / 255 for _ in range(500)]
+  assert np.histogram(shares, 4, (0, 1))[0].min() > 90  # Uniform: Beta(1, 1).
+  plain = policies.Choice(policies.identity)
+  preset = preset._replace(choices=(plain,))
+  monkeypatch.setitem(policies.PRESETS, "augmix", preset)
+  policy = policies.make_policy("augmix", channels=3)
+  assert policy(white, rng).min() >= 254
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_operations_of_augmix_are_those_of_torchvision(channels):
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
+  autoaugment = pytest.importorskip("torchvision.transforms.autoaugment")
+  image = cases.picture(channels)
+  policy = autoaugment.AugMix()
+  space = policy._augmentation_space(10, image.size[::-1])
+  assert len(space) == len(policies.AUGMIX)
+  for choice, (name, (amounts, signed)) in zip(
+    policies.AUGMIX, space.items(), strict=True
+  ):
+    assert choice.signed == signed
+    for level in range(10):
+      amount = float(amounts.expand(10)[level])
+      if name == "Posterize" and not amount:
+        continue  # Newer Pillows refuse it, and torchvision with them.
+      theirs = autoaugment._apply_op(
+        image, name, amount, policy.interpolation, None
+      )
+      ours = apply(choice, image, choice.amount(level / 9, image.size))
+      assert_close(ours, cases.pixels(theirs), f"{name} {level}")
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"policy_magnitude": 2.5},
+    {"policy_magnitude": 11.0},
+    {"policy_magnitude_std": 0.5},
+  ],
+)
+def test_a_severity_that_augmix_has_not(options):
+  with pytest.raises(ValueError, match="use a whole policy_magnitude of 1 to"):
+    policies.make_policy("augmix", channels=3, **options)

@@ -42,12 +42,12 @@ SECTIONS = {
   ),
   "augment": (
     [make_augment],
-    {"channels", "num_classes", "batch_size", "dtype"},
+    {"channels", "num_classes", "batch_size", "dtype", "steps_per_epoch"},
   ),
-  "loss": ([make_loss], set()),
+  "loss": ([make_loss], {"multi_label"}),
   "optim": (
     [make_schedule, make_optimizer],
-    {"num_steps", "batch_size", "rate"},
+    {"num_steps", "batch_size", "rate", "block_names", "freezing"},
   ),
 }
 WRONG_TYPES = (

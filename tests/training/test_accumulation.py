@@ -67,6 +67,20 @@ def test_parts_give_the_update_of_the_whole(data_dir, devices, model, options):
   assert_close(found, whole)
 
 
+def test_parts_of_other_classes_have_the_mean_of_the_whole(data_dir):
+  """The loss is divided by the weight of the whole batch, not of a part."""
+  model = {"norm_group_size": 8}
+  loss = {"loss": {"class_weights": tuple(np.arange(1.0, 11.0))}}
+  whole = after_two_steps(data_dir, model=model, **loss)
+  found = after_two_steps(data_dir, model=model, accumulate=8, **loss)
+  assert_close(found, whole)
+  plain = after_two_steps(data_dir, model=model)
+  assert (
+    np.abs(whole.params["head"]["bias"] - plain.params["head"]["bias"]).max()
+    > 1e-3
+  )
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_means_and_sums_are_those_of_the_whole(devices, group_size):

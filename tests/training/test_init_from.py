@@ -77,6 +77,18 @@ def test_a_head_of_as_many_classes_is_kept(config, path):
   assert lines == [f"starts from the weights of {path}, with their head"]
 
 
+def test_a_tag_is_taken_by_its_name(config):
+  """Of weights in the package, so that nothing is asked of a hub."""
+  tag = "cifar_resnet8.digits"
+  values = {
+    "model.stage_sizes": (1, 1, 1),
+    "model.stage_features": (32, 64, 128),
+  }
+  _, state, lines, _ = started(config, tag, **values)
+  runs.assert_same_bits(state.params, fr.from_pretrained(tag)[1]["params"])
+  assert lines[0] == f"starts from the weights of {tag}, with their head"
+
+
 def test_weights_without_a_head_get_one(config, path, tmp_path):
   weights = write_weights(path, num_classes=0)
   _, state, lines, drawn = started(config, path)

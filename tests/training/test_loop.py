@@ -70,7 +70,10 @@ def test_a_run_leaves_the_files_that_were_promised(whole, long_config):
     *("step", "epoch", "seconds", "learning_rate", "images_per_second"),
     *("train/loss", "train/top1", "memory"),
   }
-  evaluation = {"val/loss", "val/top1", "val/top5", "val/count"}
+  evaluation = {
+    *("val/loss", "val/top1", "val/top5", "val/count"),
+    *("val/raw_loss", "val/raw_top1"),
+  }
   for row in rows:
     due = row["step"] % 20 == 0
     assert row.keys() == (training | evaluation if due else training)

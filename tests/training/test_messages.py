@@ -43,6 +43,11 @@ TOGETHER = [
     "label_smoothing=0.0",
   ),
   (
+    lambda: make_loss(focal_alpha=0.25),
+    "focal_alpha is 0.25, which cross_entropy has no use for: use None, or "
+    "class_weights",
+  ),
+  (
     lambda: group_size(3, 8),
     "accumulate is 3, which does not divide batch_size 64: use a divisor of it",
   ),

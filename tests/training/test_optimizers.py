@@ -1,13 +1,17 @@
 """Optimizers against the formulas of their papers, in NumPy."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import flax_resnet as fr
 from flax_resnet.models import variables
-from flax_resnet.training.optimizers import make_optimizer
+from flax_resnet.training.freezing import Freezing
+from flax_resnet.training.optimizers import layer_scales, make_optimizer
 
 RATES = (0.02, 0.05, 0.1, 0.04)  # By step.
 DECAY = 0.3
@@ -212,3 +216,118 @@ def test_options_that_are_off_are_not_in_the_state():
     for optimizer in (make("sgd"), plain)
   )
   assert found == wanted
+
+
+NET = {"stem": SHAPES, "stage1_block1": SHAPES, "head": SHAPES["head"]}
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon", "adamw", "lamb", "lars"])
+def test_rates_are_scaled_by_layer(name):
+  """A step moves each module by the share of what it would without."""
+  net = {"stage1_block2": SHAPES, "bn": SHAPES["bn"], **NET}
+  blocks = ("stage1_block1", "stage1_block2")
+  rate = lambda step: 0.1
+  options = {"name": name, "weight_decay": DECAY}
+  scaled = make_optimizer(
+    rate, blocks, layer_decay=0.5, head_rate_factor=10.0, **options
+  )
+  scales = {
+    **{"stem": 0.125, "stage1_block1": 0.25, "stage1_block2": 0.5},
+    **{"bn": 0.5, "head": 10.0},
+  }
+  params, grads = draw(0, net), [draw(1, net)]
+  plain = ours(make_optimizer(rate, **options), params, grads)
+  found = ours(scaled, params, grads)
+  for module, scale in scales.items():
+    assert_close(
+      jax.tree.map(np.subtract, found[module], params[module]),
+      jax.tree.map(
+        lambda a, b, scale=scale: scale * (a - b), plain[module], params[module]
+      ),
+    )
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnetv2_50d_gn"])
+def test_layers_are_grouped_as_timm_does(name):
+  """Of every parameter; that of a head learns 3 times as fast besides."""
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
+  timm = pytest.importorskip("timm")
+  optim = pytest.importorskip("timm.optim")
+  theirs = timm.create_model(name, num_classes=7)
+  groups = optim.param_groups_layer_decay(theirs, layer_decay=0.6)
+  scales = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+  wanted = {n: scales[id(p)] for n, p in theirs.named_parameters()}
+  model = fr.create_model(name, num_classes=7)
+  scales = layer_scales(model.block_names, 0.6, 3.0)
+  shapes = variables.variable_shapes(model)
+  filled = {
+    "params": {
+      module: jax.tree.map(
+        lambda x, m=module: np.full(x.shape, scales[m]), tree
+      )
+      for module, tree in shapes["params"].items()
+    },
+    **{
+      key: jax.tree.map(lambda x: np.ones(x.shape), tree)
+      for key, tree in shapes.items()
+      if key != "params"
+    },
+  }
+  found = fr.to_torch(filled, model)
+  assert wanted.keys() <= found.keys()
+  for key in wanted:
+    factor = 3.0 if key.startswith(("fc", "head")) else 1.0
+    np.testing.assert_allclose(found[key], factor * wanted[key], rtol=1e-6)
+
+
+def thawed_at_2(params, grads, **options):
+  """Trains the head for two steps, then everything."""
+  freezing = Freezing(trunk=True, until=2)
+  rate = lambda step: jnp.asarray(RATES)[step]
+  optimizer = make_optimizer(rate, (), freezing, weight_decay=DECAY, **options)
+  with jax.enable_x64(True):
+    params, *grads = jax.tree.map(jnp.asarray, [params, *grads])
+    state = optimizer.init(params)
+    for step, g in enumerate(grads):
+      part = freezing.trained if step < 2 else dict
+      trained = part(params)
+      updates, state = optimizer.update(part(g), state, trained)
+      params = {**params, **optax.apply_updates(trained, updates)}
+    return jax.device_get(params)
+
+
+@pytest.mark.parametrize(
+  ("name", "rule"),
+  [("sgd", sgd()), ("adamw", adamw()), ("lamb", lamb()), ("lars", lars())],
+)
+def test_what_thaws_is_new_to_the_optimizer(monkeypatch, name, rule):
+  """As in PyTorch, where each parameter has moments and a count of its own."""
+  monkeypatch.setattr(sys.modules[__name__], "RATES", (0.05,) * 4)
+  params, grads = draw(0, NET), gradients(NET)
+  found = thawed_at_2(params, grads, name=name)
+  wanted = theirs(rule, params, grads)
+  late = theirs(rule, params, grads[2:])
+  assert_close(found["head"], wanted["head"])
+  for module in ("stem", "stage1_block1"):
+    assert_close(found[module], late[module])
+
+
+def test_what_thaws_learns_at_the_rate_of_the_run():
+  params, grads = draw(0, NET), gradients(NET)
+  found = thawed_at_2(params, grads, name="sgd", momentum=0.0)
+  kernel = params["stem"]["conv"]["kernel"]
+  for step in (2, 3):
+    gradient = grads[step]["stem"]["conv"]["kernel"] + DECAY * kernel
+    kernel = kernel - RATES[step] * gradient
+  np.testing.assert_allclose(found["stem"]["conv"]["kernel"], kernel, rtol=1e-6)
+
+
+def test_one_gradient_is_shortened_over_what_is_trained_and_what_thaws():
+  params, grads = draw(0, NET), gradients(NET)
+  options = {"name": "sgd", "momentum": 0.0, "clip_norm": 0.5}
+  found = thawed_at_2(params, [*grads[:2], grads[2]], **options)
+  norm = optax.tree.norm(grads[2])
+  bias = params["stem"]["bn"]["bias"]
+  wanted = bias - RATES[2] * grads[2]["stem"]["bn"]["bias"] * 0.5 / norm
+  np.testing.assert_allclose(found["stem"]["bn"]["bias"], wanted, rtol=1e-6)

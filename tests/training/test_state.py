@@ -104,3 +104,40 @@ def test_without_an_average_the_variables_are_evaluated(config):
   assert state.average == {}
   runs.assert_same_bits(state.eval_variables, state.variables)
   assert state.with_variables(state.variables).average == {}
+
+
+def test_an_average_warms_up_as_in_timm():
+  """The first update takes the variables; decay is reached in the end."""
+  found = [states.warm_decay(jnp.int32(n), 0.9) for n in (1, 2, 9, 32, 33, 100)]
+  wanted = [0.0, 1 - 2 ** (-2 / 3), 1 - 9 ** (-2 / 3), 0.9, 0.9, 0.9]
+  wanted[3] = min(0.9, 1 - 32 ** (-2 / 3))
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.deep
+def test_the_decay_of_every_update_is_that_of_timm():
+  torch = pytest.importorskip("torch")
+  pytest.importorskip("tests.weights.torch_models").load_torchvision()
+  utils = pytest.importorskip("timm.utils")
+  ema = utils.ModelEmaV3(torch.nn.Linear(1, 1), decay=0.99, use_warmup=True)
+  steps = [1, 2, 3, 10, 100, 1000, 2000]
+  found = [states.warm_decay(jnp.int32(step), 0.99) for step in steps]
+  wanted = [ema.get_decay(step) for step in steps]
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_warm_average_follows_its_own_updates(config):
+  """With one of every two steps, the second of them is update 1."""
+  run = runs.make_run(
+    config,
+    {"ema_decay": 0.9, "ema_every": 2, "ema_warmup": True, "num_steps": 4},
+  )
+  two = runs.after_steps(run, 2)
+  assert_close(two.average, two.variables)
+  before = jax.device_get(two.average)
+  four = runs.after_steps(run, 4, two)
+  kept = 1 - 2 ** (-2 / 3)
+  wanted = jax.tree.map(
+    lambda a, x: kept * a + (1 - kept) * x, before, four.variables
+  )
+  assert_close(four.average, wanted)

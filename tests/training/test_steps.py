@@ -153,7 +153,7 @@ def sums_of_steps(mesh, augment, loss, seed=0, count=3):
   return found
 
 
-def draw_targets(key, images, labels):
+def draw_targets(key, images, labels, step):
   return images, jax.random.uniform(key, labels.shape)
 
 
@@ -174,7 +174,7 @@ def test_the_loss_is_of_the_targets_and_top1_of_the_labels(mesh):
   targets = jax.nn.one_hot(jnp.full(16, 4), 5)
   (sums,) = sums_of_steps(
     mesh,
-    augment=lambda key, images, labels: (images, targets),
+    augment=lambda key, images, labels, step: (images, targets),
     loss=lambda logits, targets: 100 * targets[:, 4] + 0 * logits[:, 0],
     count=1,
   )

@@ -1,0 +1,1 @@
+"""One self-contained page on what a run, or several, came to."""
