@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import inspect
 import numbers
+import re
 import types
 import typing
 from typing import Annotated, Any, Literal, TypeVar
@@ -78,6 +79,28 @@ class Range:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """The places that a parameter may name: `Annotated[str, Location()]`.
+
+  Without a scheme, as `://` ends it, a text is a path, or what else it may be.
+
+  Attributes:
+    schemes: schemes of the URLs that it takes, such as "gs".
+  """
+
+  schemes: tuple[str, ...] = ()
+
+  def __contains__(self, value: Any) -> bool:
+    scheme = re.match(r"([A-Za-z][\w+.-]*)://", str(value))
+    return scheme is None or scheme[1] in self.schemes
+
+  def __str__(self) -> str:
+    urls = (f"{scheme}://" for scheme in self.schemes)
+    return " or ".join(["a path of this machine", *urls])
+
+
+LocalPath = Annotated[str, Location()]
 Share = Annotated[float, Range(minimum=0, maximum=1)]
 Rate = Annotated[float, Range(minimum=0, below=1)]
 NotNegative = Annotated[float, Range(minimum=0)]
@@ -87,6 +110,7 @@ Count = Annotated[int, Range(minimum=1)]
 Interpolation = Literal[
   "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 ]
+_Bounds = Range | Location | str | None  # What an annotation says of a type.
 
 
 def build(
@@ -240,7 +264,7 @@ def _sane(value: Any) -> str:
   return ""
 
 
-def _fits(value: Any, kind: Any, bounds: Range | str | None) -> bool:
+def _fits(value: Any, kind: Any, bounds: _Bounds) -> bool:
   if kind in (int, float):
     number = numbers.Integral if kind is int else numbers.Real
     if not isinstance(value, number) or isinstance(value, bool):
@@ -250,17 +274,19 @@ def _fits(value: Any, kind: Any, bounds: Range | str | None) -> bool:
     return type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's.
   if typing.get_origin(kind) is Sequence:
     return not _wanted(value, kind)
+  if isinstance(bounds, Location):
+    return isinstance(value, str) and value in bounds
   return beartype.door.is_bearable(value, kind)
 
 
-def _options(annotation: Any) -> list[tuple[Any, Range | str | None]]:
+def _options(annotation: Any) -> list[tuple[Any, _Bounds]]:
   """Returns the types that an annotation allows, and what it says of each."""
   if typing.get_origin(annotation) in (typing.Union, types.UnionType):
     return [o for arg in typing.get_args(annotation) for o in _options(arg)]
   if typing.get_origin(annotation) is Annotated:
     kind, *details = typing.get_args(annotation)
-    bounds = next((d for d in details if isinstance(d, Range | str)), None)
-    return [(kind, bounds)]
+    known = (d for d in details if isinstance(d, Range | Location | str))
+    return [(kind, next(known, None))]
   return [(annotation, None)]
 
 
@@ -269,7 +295,7 @@ def _spell(annotation: Any, typed: bool = True) -> str:
   return " or ".join(_spell_option(*o, typed) for o in _options(annotation))
 
 
-def _spell_option(kind: Any, bounds: Range | str | None, typed: bool) -> str:
+def _spell_option(kind: Any, bounds: _Bounds, typed: bool) -> str:
   if isinstance(bounds, str):
     return bounds
   if bounds is not None:

@@ -18,13 +18,13 @@ from PIL import Image
 import pytest
 
 import flax_resnet
-from flax_resnet import hosts, storage
+from flax_resnet import bucket, hosts, storage
 from flax_resnet.training import train
 from flax_resnet.training.workdir import locked
 from flax_resnet.weights import files
 from tests import recipes
 from tests.drawing import variables_of
-from tests.runs import mesh_of, rows_of
+from tests.runs import assert_same_bits, mesh_of, rows_of
 
 CHANGES = {
   **recipes.ONE_BLOCK,
@@ -317,6 +317,33 @@ def test_four_hosts_go_on_with_what_two_have_saved(launch, tmp_path):
   assert "on 8 x cpu" in out
   assert "continues after step 4" in out
   assert_same_curves(rows_of(copy), whole)
+
+
+BUCKET = """
+from flax_resnet import bucket
+from tests import buckets
+bucket.open_filesystem = lambda url: buckets.folder_bucket({root!r})
+"""
+
+
+@pytest.mark.deep
+def test_two_hosts_each_have_a_copy_of_a_bucket(launch, tmp_path):
+  """The first writes; both read what is there to go on."""
+  finish(launch(2, tmp_path / "two"))
+  patch = {"patch": BUCKET.format(root=str(tmp_path))}
+  both = {"each": {0: patch, 1: patch}}
+  finish(launch(2, "gs://bucket/run", **both))
+  run, folder = tmp_path / "bucket" / "run", tmp_path / "two"
+  assert rows_of(run) == rows_of(folder)
+  names = {"checkpoints", "config.json", "metrics.jsonl", "summary.json"}
+  assert names <= {path.name for path in run.iterdir()}
+  for step in (4, 6):
+    (run / "checkpoints" / str(step) / bucket.MARKER).unlink()
+  (run / "summary.json").unlink()
+  out, silent = finish(launch(2, "gs://bucket/run", **both))
+  assert "continues after step 2" in out and "step" not in silent
+  assert rows_of(run) == rows_of(folder)
+  assert_same_bits(files.read_checkpoint(run), files.read_checkpoint(folder))
 
 
 @pytest.mark.slow

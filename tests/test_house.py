@@ -16,6 +16,7 @@ FLOORS = (
   {"schema", "storage", "fonts"},
   {"recipes"},
   {
+    "bucket",
     "models",
     "sharding",
     "hosts",

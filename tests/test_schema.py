@@ -5,12 +5,13 @@ import dataclasses
 import functools
 import inspect
 import math
+import types
 from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 
-from flax_resnet import recipes
+from flax_resnet import recipes, schema
 from flax_resnet.augment import make_augment
 from flax_resnet.data.dataset import SECTION
 from flax_resnet.errors import InputError
@@ -252,7 +253,33 @@ def test_keys_of_text_that_may_be_left_out_are_known():
     key
     for function in functions
     for key, parameter in inspect.signature(function).parameters.items()
-    if parameter.annotation in (str, str | None)
+    if [kind for kind, _ in schema._options(parameter.annotation)]
+    in ([str], [str, types.NoneType])
     and parameter.default is not parameter.empty
   }
   assert found == set(recipes._TEXT)
+
+
+@pytest.mark.parametrize(
+  ("schemes", "text", "fits"),
+  [
+    ((), "a/b", True),
+    ((), "hf-hub:a/b", True),
+    ((), "C:/a", True),
+    ((), "a b://c", True),  # No scheme has a space.
+    ((), "gs://a", False),
+    (("gs",), "gs://a", True),
+    (("gs",), "GS://a", False),
+    (("gs",), "gs+x://a", False),
+  ],
+)
+def test_urls_are_taken_by_their_schemes(schemes, text, fits):
+  location = schema.Location(schemes)
+  assert (text in location) == fits
+  annotation = Annotated[str, location] | None
+  wanted = " or ".join(
+    ["a path of this machine", *(f"{s}://" for s in schemes), "None"]
+  )
+  assert schema._wanted(text, annotation) == ("" if fits else wanted)
+  assert schema._wanted(None, annotation) == ""
+  assert schema._wanted(3, annotation)

@@ -31,7 +31,11 @@ _MOST = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    "folder", nargs="?", metavar="DIR", help="image folder, a folder a class"
+    "folder",
+    nargs="?",
+    type=flags.local,
+    metavar="DIR",
+    help="image folder, a folder a class",
   )
   parser.add_argument(
     "--config", type=flags.path, metavar="FILE", help="recipe with the data"

@@ -30,7 +30,7 @@ with epy.lazy_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("source", metavar="IN|TAG", type=_source)
+  parser.add_argument("source", metavar="IN|URL|TAG", type=_source)
   parser.add_argument("target", metavar="OUT", type=flags.path)
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
   parser.add_argument(
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _source(text: str) -> str | pathlib.Path:
-  """Returns a repository of the hub by its name, or a path."""
-  return text if text.startswith("hf-hub:") else flags.path(text)
+  """Returns a repository of the hub by its name, a URL, or a path."""
+  return text if text.startswith("hf-hub:") else flags.place(text)
 
 
 def run(args: argparse.Namespace) -> None:

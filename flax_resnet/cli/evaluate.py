@@ -269,7 +269,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
   if args.crop_fraction is not None:
     changes.append(f"data.center_crop_fraction={args.crop_fraction}")
   if args.workdir is not None:
-    config = storage.read_config(args.workdir)
+    config = storage.read_config(flags.local_run(args.workdir, args.checkpoint))
     return recipes.override(config, changes).to_dict()
   if args.config is None:
     raise InputError("--weights needs --config for the data")

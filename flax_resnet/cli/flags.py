@@ -21,7 +21,7 @@ import warnings
 
 from etils import epy
 
-from flax_resnet import recipes, schema, storage
+from flax_resnet import bucket, recipes, schema, storage
 from flax_resnet.errors import InputError, reported_as, RunError
 from flax_resnet.training.stop import Stopped
 
@@ -30,7 +30,7 @@ with epy.lazy_imports():
 
   from flax_resnet import hosts, models, predictor
   from flax_resnet.training import setup
-  from flax_resnet.weights import files, preprocessing, pretrained
+  from flax_resnet.weights import files, preprocessing, pretrained, remote
 
 # Characters of an error that are printed; a value in it may have millions.
 MAX_ERROR_LENGTH = 1_500
@@ -105,9 +105,31 @@ class Parser(argparse.ArgumentParser):
     return args
 
 
+def place(text: str) -> pathlib.Path | bucket.Url:
+  """Returns the path, or the URL of a bucket, that a flag gives."""
+  text = place_or_name(text)
+  return bucket.Url(text) if bucket.is_url(text) else path(text)
+
+
+def place_or_name(text: str) -> str:
+  """Returns a text that may be a path, a URL of a bucket, or a name."""
+  return _of(bucket.LOCATION, text)
+
+
 def path(text: str) -> pathlib.Path:
   """Returns the path that a flag gives; ~ is the home, as in a shell."""
-  return pathlib.Path(os.path.expanduser(text))
+  return pathlib.Path(os.path.expanduser(local(text)))
+
+
+def local(text: str) -> str:
+  """Returns a text that may be a path of this machine, and is no URL."""
+  return _of(schema.Location(), text)
+
+
+def _of(location: schema.Location, text: str) -> str:
+  if text not in location:  # argparse says of which flag.
+    raise argparse.ArgumentTypeError(f"{text} is a URL: give {location}")
+  return text
 
 
 def add_network_arguments(
@@ -119,7 +141,11 @@ def add_network_arguments(
   """Adds the flags that name a trained network, or `several`: then lists."""
   number: Any = {"nargs": "+"} if several else {}
   parser.add_argument(
-    "--workdir", type=path, metavar="DIR", help="folder of a run", **number
+    "--workdir",
+    type=place,
+    metavar="DIR|URL",
+    help="folder of a run",
+    **number,
   )
   parser.add_argument(
     "--checkpoint",
@@ -129,7 +155,8 @@ def add_network_arguments(
   )
   parser.add_argument(
     "--weights",
-    metavar="FILE|TAG",
+    type=place_or_name,
+    metavar="FILE|URL|TAG",
     help="a published tag (resnet50.a1_in1k), .safetensors, .pth, a Flax "
     "checkpoint, one of a run's or hf-hub:owner/repository",
     **number,
@@ -169,9 +196,20 @@ def weights_of(args: argparse.Namespace) -> str | pathlib.Path:
   check_network_arguments(args)
   if args.workdir is None:
     return args.weights
-  storage.read_config(args.workdir)  # A folder that is no run ends here.
+  workdir = local_run(args.workdir, args.checkpoint)
+  storage.read_config(workdir)  # A folder that is no run ends here.
   with reported_as("--workdir"):
-    return files.find_checkpoint(args.workdir, args.checkpoint)
+    return files.find_checkpoint(workdir, args.checkpoint)
+
+
+def local_run(
+  workdir: pathlib.Path | bucket.Url, checkpoint: str = "newest"
+) -> pathlib.Path:
+  """Returns a workdir, or a copy of one in a bucket, with a checkpoint."""
+  if isinstance(workdir, pathlib.Path):
+    return workdir
+  with reported_as("--workdir"):
+    return remote.fetch_run(workdir, checkpoint)
 
 
 def load_predictor(args: argparse.Namespace) -> "predictor.Predictor":
@@ -341,7 +379,7 @@ def print_error(error: object) -> None:
 
 
 def _one_line(message: object) -> str:
-  line = printable(" ".join(str(message).split()))
+  line = printable(bucket.shown(" ".join(str(message).split())))
   if len(line) > MAX_ERROR_LENGTH:
     return f"{line[:MAX_ERROR_LENGTH]}…"
   return line
@@ -386,6 +424,9 @@ def _silence_libraries() -> None:
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"PIL\.")
   warnings.formatwarning = _format_warning
+  # What reads buckets, of each answer that it will ask for again.
+  for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   # matplotlib, of a font that has one weight.
   logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
   # Python's tracker, a process, of shared memory that Grain frees a moment too

@@ -15,6 +15,7 @@ import pathlib
 
 from etils import epy
 
+from flax_resnet import bucket
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -25,9 +26,9 @@ with epy.lazy_imports():
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--workdir",
-    type=flags.path,
+    type=flags.place,
     nargs="+",
-    metavar="DIR",
+    metavar="DIR|URL",
     help="folder of a run, or of several that are compared",
   )
   parser.add_argument(
@@ -60,11 +61,16 @@ def run(args: argparse.Namespace) -> None:
       files = study.study_untrained(args.model, out, args.images, args.seed)
     elif len(args.workdir) > 1:
       out = args.out or pathlib.Path("runs/compared")
-      rows, files = comparison.compare_runs(args.workdir, out, args.images)
+      workdirs = [flags.local_run(workdir) for workdir in args.workdir]
+      rows, files = comparison.compare_runs(workdirs, out, args.images)
       print(comparison.table(rows), end="\n\n")
     else:
-      files = study.study_run(args.workdir[0], args.images)
-  print(*files, sep="\n")
+      (workdir,) = args.workdir
+      files = study.study_run(flags.local_run(workdir), args.images)
+      if bucket.is_url(workdir):  # What is written into a workdir stays there.
+        bucket.copy_up(files)
+  for file in files:
+    print(bucket.shown(str(file)))
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ with epy.lazy_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("images", nargs="+", metavar="IMAGE")
+  parser.add_argument("images", nargs="+", type=flags.local, metavar="IMAGE")
   flags.add_network_arguments(parser)
   parser.add_argument(
     "--top", type=int, metavar="N", help="classes an image (5)"

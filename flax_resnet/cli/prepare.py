@@ -8,6 +8,7 @@ import argparse
 
 from etils import epy
 
+from flax_resnet.cli import flags
 from flax_resnet.errors import reported_as
 
 with epy.lazy_imports():
@@ -17,10 +18,14 @@ with epy.lazy_imports():
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("name", help="data set: cifar10, imagenet2012, ...")
   parser.add_argument(
-    "--data-dir", metavar="DIR", help="where to; TFDS's own default otherwise"
+    "--data-dir",
+    type=flags.local,
+    metavar="DIR",
+    help="where to; TFDS's own default otherwise",
   )
   parser.add_argument(
     "--manual-dir",
+    type=flags.local,
     metavar="DIR",
     help="where archives are already, as those of imagenet2012 have to be; "
     "downloads/manual in --data-dir otherwise",

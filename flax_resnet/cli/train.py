@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--workdir",
-    type=flags.path,
-    metavar="DIR",
+    type=flags.place,
+    metavar="DIR|URL",
     help="folder of the run, which continues if it is there; "
     "runs/<name of the recipe> by default",
   )

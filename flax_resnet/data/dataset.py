@@ -29,7 +29,7 @@ from flax_resnet.data.policies import make_policy, Policy
 from flax_resnet.data.sources import Columns, OnError, Source
 from flax_resnet.data.webdataset import WebDatasetSource
 from flax_resnet.errors import reported_as
-from flax_resnet.schema import arguments, Count, Interpolation, Range
+from flax_resnet.schema import arguments, Count, Interpolation, LocalPath, Range
 
 with epy.lazy_imports():  # Slow to import, and not every data set needs it.
   from flax_resnet.data import tfds
@@ -312,8 +312,8 @@ def open_source(
   train_split: str,
   eval_split: str,
   image_size: ImageSize,
-  data_dir: str | None = None,
-  root: str | None = None,
+  data_dir: LocalPath | None = None,
+  root: LocalPath | None = None,
   split_seed: Annotated[int, Range(minimum=0)] = 0,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,

@@ -22,6 +22,7 @@ import numpy as np
 from flax_resnet.data.decoding import decode, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.errors import ImageError
+from flax_resnet.schema import LocalPath
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
   import tensorflow_datasets as tfds
@@ -70,7 +71,7 @@ class Columns:
   label_column: str = "label"
   split_column: str = "split"
   label_separator: str | None = None
-  classes_file: str | None = None
+  classes_file: LocalPath | None = None
   config_name: str | None = None
 
 

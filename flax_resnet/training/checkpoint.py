@@ -7,7 +7,7 @@ A checkpoint is a folder that takes its name, the step, once it is complete:
   metrics/  the row of the step, if there was one
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
 import pathlib
@@ -79,20 +79,39 @@ class Checkpoints:
   Args:
     directory: folder of the checkpoints, which is made if it is not there.
     keep: number of the latest to keep; the best by `storage.score` stays too.
+    flush: function that returns once what is complete is where it is kept, if
+      that is not the folder; default none.
+    shared: whether the folder is the same one for all hosts; default True. If
+      not, each reads its own, and the first alone writes: the state is the same
+      on all.
   """
 
-  def __init__(self, directory: pathlib.Path, keep: int):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    keep: int,
+    flush: Callable[[], object] = lambda: None,
+    shared: bool = True,
+  ):
     self._directory = directory
+    self._flush = flush
+    self._shared = shared
     self._unchecked = None  # The newest one, which may be being written.
     self._read_back = False
     latest = preservation_policy.LatestN(keep)
     # Not NaN, which Orbax would take for the best.
     best = preservation_policy.BestN(get_metric_fn=storage.score, n=1)
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    handler = DigestingHandler()
+    among = ocp.options.MultiprocessingOptions()
+    if not shared:  # Of each host's own manager, the others know nothing.
+      host = jax.process_index()
+      among = ocp.options.MultiprocessingOptions(host, {host}, f"host{host}")
+    handler = DigestingHandler(multiprocessing_options=among)
     registry.add("state", ocp.args.StandardSave, handler)
     registry.add("state", ocp.args.StandardRestore, handler)
-    registry.add("about", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    about = ocp.JsonCheckpointHandler(multiprocessing_options=among)
+    registry.add("about", ocp.args.JsonSave, about)
+    directory.mkdir(parents=True, exist_ok=True)
     self._manager = _Manager(
       directory.absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -101,6 +120,8 @@ class Checkpoints:
         ),
         # Without it, Orbax forgets the metrics when the run is restarted.
         best_fn=storage.score,
+        create=False,
+        multiprocessing_options=among,
       ),
       handler_registry=registry,
     )
@@ -134,15 +155,22 @@ class Checkpoints:
     """
     with _write_errors_reported(self._directory):
       self._directory.stat()  # Orbax would make it anew, were it gone.
+    self._finish()
+    arrays = dict(vars(state))
+    if not self._shared and jax.process_count() > 1:
+      if jax.process_index() > 0:
+        return
+      # Of a jax.Array that others have as well, Orbax wants theirs.
+      arrays = jax.device_get(arrays)
+    with _write_errors_reported(self._directory):
       self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(dict(vars(state))),
+          state=ocp.args.StandardSave(arrays),
           about=ocp.args.JsonSave(about),
         ),
         metrics=dict(metrics),
       )
-      self._check_written()  # Orbax has waited for the one before.
       self._unchecked = self._directory / str(int(state.step))
       if not self._read_back:
         self._manager.wait_until_finished()
@@ -210,9 +238,13 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Waits for the checkpoint that is being written."""
+    self._finish()
+
+  def _finish(self) -> None:
     with _write_errors_reported(self._directory):
       self._manager.wait_until_finished()
       self._check_written()
+    self._flush()
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written, and ends the writing."""

@@ -1,7 +1,5 @@
 """Weights that a run starts from, in place of those that its seed draws."""
 
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ from flax_resnet.models.variables import (
 )
 from flax_resnet.training.setup import Run
 from flax_resnet.training.state import TrainState
-from flax_resnet.weights import hub, load_pretrained, Pretrained
+from flax_resnet.weights import load_pretrained, Pretrained
 
 
 def start_from_weights(
@@ -66,12 +64,9 @@ def _load(run: Run, weights: str) -> Pretrained:
   """Returns the weights, which are those of the run's trunk."""
   fields = {k: v for k, v in run.recipe.model.items() if k != "num_classes"}
   name = fields.pop("name")
-  path = weights
-  if not weights.startswith(hub.PREFIX):
-    path = pathlib.Path(os.path.expanduser(weights))
   channels = run.dataset.image_shape[-1]
   with reported_as("config.init_from"):
-    loaded = load_pretrained(path, name, **fields)
+    loaded = load_pretrained(weights, name, **fields)
     if loaded.channels != channels:
       raise InputError(
         f"config.init_from: the images have {channels} channels and the "

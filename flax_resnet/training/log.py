@@ -12,7 +12,7 @@ from typing import Any
 from etils import epy
 import tqdm
 
-from flax_resnet import storage
+from flax_resnet import bucket, storage
 from flax_resnet.errors import InputError
 from flax_resnet.models.variables import count_parameters
 from flax_resnet.training.setup import Run
@@ -92,7 +92,7 @@ class Log:
   def print(self, line: str) -> None:
     """Prints a line, above the progress bar if there is one."""
     if self._writes:
-      self._bar.write(line, file=sys.stdout)
+      self._bar.write(bucket.shown(line), file=sys.stdout)
       sys.stdout.flush()
 
   def advance(self, steps: int) -> None:

@@ -12,7 +12,6 @@ After every step at which anything is due, in this order:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import os
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -48,7 +47,7 @@ from flax_resnet.training.stop import (
 from flax_resnet.training.workdir import (
   check_hosts,
   check_workdir,
-  locked,
+  opened,
   write_errors_reported,
 )
 
@@ -76,7 +75,8 @@ def train(
 
   Args:
     config: a recipe, see `load_recipe`.
-    workdir: folder of the run; a run that it holds is continued.
+    workdir: folder of the run, or its URL, gs:// or s3://; a run that it holds
+      is continued.
     mesh: the devices; None for all there are.
     on_row: function that is called on the first host with every row of
       metrics.jsonl once it is written, {"step": ..., "train/loss": ...}; None
@@ -92,7 +92,6 @@ def train(
       more.
     Stopped: at SIGINT or SIGTERM, after a checkpoint.
   """
-  workdir = pathlib.Path(os.path.expanduser(workdir))
   config = config.to_dict() if isinstance(config, ConfigDict) else config
   writes = jax.process_index() == 0  # One host writes the files of the run.
   with contextlib.ExitStack() as stack:
@@ -101,6 +100,8 @@ def train(
     if config["model"].get("num_classes", 0) is None:  # Left to the data.
       classes = {"num_classes": run.model.num_classes}
       config = {**config, "model": {**config["model"], **classes}}
+    place = stack.enter_context(opened(workdir))
+    workdir = place.path  # In which the run works, wherever it is kept.
     defaults = default_values(config)
     changed = check_workdir(workdir, config, defaults)
     check_hosts(config, defaults, **run.dataset_facts())
@@ -115,9 +116,11 @@ def train(
       state, origin = start_from_weights(run, state)
     state = sharding.replicate(state, run.mesh)
     # 3. or its own newest checkpoint, once damaged newer ones are set aside;
-    stack.enter_context(locked(workdir))
-    damaged = hosts.on_first_host(lambda: quarantine_damaged(directory))
-    checkpoints = Checkpoints(directory, run.recipe.keep_checkpoints)
+    stack.enter_context(place.locked())
+    damaged = place.on_each_copy(lambda: quarantine_damaged(directory))
+    checkpoints = Checkpoints(
+      directory, run.recipe.keep_checkpoints, place.flush, place.shared
+    )
     stack.callback(checkpoints.close)
     if (step := checkpoints.latest_step()) is not None:
       changed += check_length(run, storage.read_config(workdir), step)

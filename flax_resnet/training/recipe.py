@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Annotated, Any
 
+from flax_resnet import bucket
 from flax_resnet.schema import Count, Positive, Range, Rate
 from flax_resnet.training.freezing import Freezing
 
@@ -79,7 +80,7 @@ class Recipe:
   keep_checkpoints: Count = 2
   accumulate: Count = 1
   steps_per_call: Count = 1
-  init_from: str | None = None
+  init_from: Annotated[str, bucket.LOCATION] | None = None
   ema_decay: Rate = 0.0
   ema_every: Count = 1
   ema_warmup: bool = False

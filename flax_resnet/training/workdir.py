@@ -1,6 +1,6 @@
 """The folder of a run: the config that it belongs to, and one run at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import os
@@ -10,14 +10,56 @@ from typing import Any, TextIO
 
 import jax
 
-from flax_resnet import hosts, storage
+from flax_resnet import bucket, hosts, storage
 from flax_resnet.errors import InputError, listing, RunError
+from flax_resnet.training.bucket_workdir import BucketWorkdir, opened_bucket
 from flax_resnet.training.setup import MAY_DIFFER
 
 try:
   import fcntl
 except ImportError:  # Windows; there nothing is locked.
   fcntl = None
+
+
+class LocalWorkdir:
+  """A workdir that is a folder of this machine, or of a disk of a network.
+
+  Attributes:
+    path: the folder.
+    shared: whether all hosts see the same one.
+  """
+
+  shared = True
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+
+  def locked(self) -> contextlib.AbstractContextManager[None]:
+    """Keeps other runs out of it, see `locked`."""
+    return locked(self.path)
+
+  def flush(self) -> None:
+    """Does nothing: what is complete is where it belongs."""
+
+  def on_each_copy(self, work: Callable[[], str]) -> str:
+    """Calls `work` on the first host and returns its text on all."""
+    return hosts.on_first_host(work)
+
+
+@contextlib.contextmanager
+def opened(
+  place: str | os.PathLike,
+) -> Iterator[LocalWorkdir | BucketWorkdir]:
+  """Yields a workdir: a folder, or what a URL names.
+
+  Raises:
+    InputError: if it is a URL that cannot be one.
+  """
+  if bucket.is_url(place):
+    with opened_bucket(str(place)) as workdir:
+      yield workdir
+  else:
+    yield LocalWorkdir(pathlib.Path(os.path.expanduser(place)))
 
 
 def check_workdir(
@@ -120,7 +162,7 @@ def _show(values: Mapping[str, Any], key: str) -> str:
 
 
 @contextlib.contextmanager
-def write_errors_reported(workdir: pathlib.Path) -> Iterator[None]:
+def write_errors_reported(workdir: str | os.PathLike) -> Iterator[None]:
   """Raises a RunError if a file of a run cannot be written.
 
   Raises:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flax_resnet import bucket
 from flax_resnet.errors import suggestion, WeightsError
 from flax_resnet.models import create_model, list_models, ResNet, tags
 from flax_resnet.models.layers import at_least_float32
@@ -22,7 +23,7 @@ from flax_resnet.models.variables import (
   Variables,
   with_new_head,
 )
-from flax_resnet.weights import files, hub
+from flax_resnet.weights import files, hub, remote
 from flax_resnet.weights.files import Source
 from flax_resnet.weights.preprocessing import Preprocessing
 from flax_resnet.weights.state_dict import fit
@@ -67,8 +68,8 @@ def from_pretrained(
       in this package, or a name for its default one; a weight file, see
       `files.read`; a Flax checkpoint; the workdir of a run or one of its
       checkpoints; a repository of the Hugging Face hub,
-      "hf-hub:owner/repository", or a clone of one. What is there as a path is
-      taken as one.
+      "hf-hub:owner/repository", or a clone of one; a URL of any of these,
+      gs:// or s3://. What is there as a path is taken as one.
     model: one of `list_models()`; a tag and a workdir say it themselves, and a
       hub repository mostly does.
     in_channels: number of channels of the images; None (default) for that of
@@ -139,6 +140,8 @@ def find(weights: str | pathlib.Path) -> Source:
   """
   if str(weights).startswith(hub.PREFIX):
     return _checked(hub.fetch(str(weights)), weights)
+  if bucket.is_url(weights):
+    weights = remote.fetch(str(weights))
   path = pathlib.Path(os.path.expanduser(weights))
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))
