@@ -73,7 +73,9 @@ def recipe_and_changes(command: str) -> tuple[pathlib.Path, list[str]] | None:
     return None
   prefix = "--config."
   changes = [w.removeprefix(prefix) for w in words if w.startswith(prefix)]
-  return ROOT / words[words.index("--config") + 1], changes
+  recipe = words[words.index("--config") + 1]
+  known = ROOT / "configs" / f"{recipe}.py"  # By its name, or by a path.
+  return (known if known.exists() else ROOT / recipe), changes
 
 
 def anchors(page: pathlib.Path) -> set[str]:

@@ -83,6 +83,7 @@ ELSEWHERE = (
   "python -m flax_resnet prepare",  # tests/test_prepare.py
   "python -m flax_resnet models",  # tests/cli/test_verbs.py
   "python -m flax_resnet evaluate --weights resnet20-12fca82f.th",
+  "python -m flax_resnet evaluate --weights resnet50.a1_in1k",
   "python -m flax_resnet convert runs/photos",  # tests/cli/test_verbs.py
   "python -c 'import timm",  # tests/weights/test_publish.py
   "python benchmarks/",
