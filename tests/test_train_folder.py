@@ -68,6 +68,38 @@ def test_a_folder_trains(train, tmp_path):
   assert files.read_about(newest)[1] == ("red", "시안")
 
 
+def test_gray_images_from_training_to_prediction(
+  train, call_main, tmp_path, folder
+):
+  """Of color files and of gray ones, by Pillow's "L"."""
+  gray = {
+    "data.channels": 1,
+    "augment.mean": "(0.5,)",
+    "augment.std": "(0.25,)",
+  }
+  code, out, err = train(**gray)
+  assert (code, err) == (0, "")
+  assert "images 16x16x1" in out
+  code, _, err = train(**{**gray, "data.channels": 3})
+  assert code == 2
+  assert "mean has 1 numbers and the images 3 channels" in err
+  run, picture = tmp_path / "run", folder / "red" / "00.jpg"
+  code, out, _ = call_main(command.main, "evaluate", "--workdir", run)
+  assert (code, "on 5 images" in out) == (0, True)
+  gray_file = tmp_path / "gray.png"
+  with Image.open(picture) as image:
+    image.convert("L").save(gray_file)
+  arguments = ("predict", "--workdir", run, picture, gray_file, "--json")
+  code, out, _ = call_main(command.main, *arguments)
+  assert code == 0
+  of_color, of_gray = (json.loads(line)["classes"] for line in out.splitlines())
+  assert of_color == of_gray
+  code, out, _ = call_main(
+    command.main, "export", "--workdir", run, tmp_path / "OUT", "--pixels"
+  )
+  assert (code, "[b, 16, 16, 1]" in out) == (0, True)
+
+
 def changes_of(folder):
   """Yields what is said once the photographs of a folder have changed."""
   new = shutil.copy(folder / "red" / "00.jpg", folder / "red" / "new.jpg")

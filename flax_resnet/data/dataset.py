@@ -243,7 +243,7 @@ def load(section: Mapping[str, Any], *, num_classes: int | None) -> Dataset:
         "the images of one split have one label each and those of the other "
         "several: use data of one kind"
       )
-    operations = make_policy(channels=train.channels, **for_policy)
+    operations = make_policy(num_channels=train.channels, **for_policy)
     options = ReadOptions(**for_reading)
     return Dataset(
       make_train_split(train, operations, options, **for_train),
@@ -298,7 +298,7 @@ def _is_named_by_training(name: str) -> bool:
 # Arguments of the functions in `SECTION` that are not keys of a config.
 _GIVEN = (
   *("part", "num_classes", "class_names", "columns", "source", "operations"),
-  *("options", "channels", "interpolation", "fill", "before", "now"),
+  *("options", "num_channels", "interpolation", "fill", "before", "now"),
 )
 
 
@@ -314,6 +314,7 @@ def open_source(
   image_size: ImageSize,
   data_dir: LocalPath | None = None,
   root: LocalPath | None = None,
+  channels: Literal[1, 3] | None = None,
   split_seed: Annotated[int, Range(minimum=0)] = 0,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
@@ -340,6 +341,8 @@ def open_source(
     data_dir: folder of TFDS sets; None (default) for TFDS's own default.
     root: path of the image folder, the manifest, the shards, the folder of
       parquet files or the .npz file.
+    channels: channels that encoded images are decoded to, 1 for gray or 3 for
+      RGB; None (default) for RGB, and for what a TFDS set or arrays have.
     split_seed: seed of the order that parts of such a set are taken of, but not
       of arrays; default 0.
     on_error: "stop" (default) at a class that has no image in its folder, or at
@@ -362,6 +365,11 @@ def open_source(
         "config.model.num_classes"
       )
     return sources.open_synthetic(split, image_size, num_classes)
+  if channels is not None and not _is_named_by_training(name):
+    raise ValueError(
+      f"channels is {channels}, and the images of {name} have theirs: leave it "
+      "out"
+    )
   if name.startswith(HUB):
     root = name
   elif name not in _WITH_ROOT:
@@ -378,12 +386,15 @@ def open_source(
     "max_pixels": max_pixels,
   }
   if name == "folder":
-    return FolderSource(root, split, on_error=on_error, **common)
-  if name == "manifest":
-    return ManifestSource(root, split, columns, on_error=on_error, **common)
-  if name == "webdataset":
-    return WebDatasetSource(root, split, columns, **common)
-  return ArrowSource(root, split, columns, **common)
+    source = FolderSource(root, split, on_error=on_error, **common)
+  elif name == "manifest":
+    source = ManifestSource(root, split, columns, on_error=on_error, **common)
+  elif name == "webdataset":
+    source = WebDatasetSource(root, split, columns, **common)
+  else:
+    source = ArrowSource(root, split, columns, **common)
+  source.channels = channels or source.channels
+  return source
 
 
 def make_train_split(

@@ -230,7 +230,7 @@ PRESETS: dict[PolicyName, Preset] = {
 def make_policy(
   policy: PolicyName | None = None,
   *,
-  channels: int,
+  num_channels: int,
   policy_magnitude: NotNegative | None = None,
   policy_magnitude_std: NotNegative = 0.0,
   policy_num_ops: Annotated[int, Range(minimum=1, maximum=100)] | None = None,
@@ -252,7 +252,7 @@ def make_policy(
 
   Args:
     policy: name of the policy; default None.
-    channels: channels of the images, 1 for gray or 3 for RGB.
+    num_channels: channels of the images, 1 for gray or 3 for RGB.
     policy_magnitude: strength: 0 to 30 for "randaugment", 0 to 10 for
       "randaugment_increasing", 9 if None (default). "trivialaugment" draws its
       own. Of "augmix" the severity, a whole number of 1 to 10, 3 if None.
@@ -273,20 +273,20 @@ def make_policy(
   if policy is None:
     return None
   preset = PRESETS[policy]
-  fill = (preset.fill,) * channels if fill is None else tuple(fill)
-  if len(fill) != channels or not all(0 <= value <= 255 for value in fill):
+  fill = (preset.fill,) * num_channels if fill is None else tuple(fill)
+  if len(fill) != num_channels or not all(0 <= value <= 255 for value in fill):
     raise ValueError(
-      f"fill is {fill}: use {channels} of 0 to 255, one a channel"
+      f"fill is {fill}: use {num_channels} of 0 to 255, one a channel"
     )
   methods = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]
   if (interpolation := interpolation or preset.interpolation) != "random":
     methods = [Image.Resampling[interpolation.upper()]]
   level = _make_level(policy, policy_magnitude, policy_magnitude_std)
   choices, num_ops = preset.choices, policy_num_ops or preset.num_ops
-  fillcolor = fill[0] if channels == 1 else fill
+  fillcolor = fill[0] if num_channels == 1 else fill
 
   def operate(pixels, rng, count):
-    image = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+    image = Image.fromarray(pixels.squeeze(-1) if num_channels == 1 else pixels)
     for _ in range(count):
       choice = choices[int(rng.integers(len(choices)))]
       if rng.random() < preset.probability:

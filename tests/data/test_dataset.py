@@ -88,7 +88,7 @@ def test_a_policy_comes_after_the_crop_and_only_in_training(load, in_memory):
   plain = load()
   bent = load(policy="trivialaugment", in_memory=in_memory)
   crop = crops.center_crop(3, 16)
-  policy = policies.make_policy("trivialaugment", channels=3)
+  policy = policies.make_policy("trivialaugment", num_channels=3)
   transform = lambda image, rng: policy(crop(image, rng), rng)
   assert_is(first_batch(bent.train), bent.train, transform)
   for one, other in zip(

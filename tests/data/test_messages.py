@@ -250,4 +250,4 @@ def test_values_that_do_not_fit():
     Order(10, 0, 8, repeats=3)
   for fill in ((1, 2), (1, 2, 256)):
     with pytest.raises(ValueError, match="fill is .*: use 3 of 0 to 255, one"):
-      policies.make_policy("randaugment", channels=3, fill=fill)
+      policies.make_policy("randaugment", num_channels=3, fill=fill)

@@ -89,7 +89,7 @@ def drawn(monkeypatch, name, num_images, **changes):
     choice(number, each.signed) for number, each in enumerate(preset.choices)
   )
   monkeypatch.setitem(policies.PRESETS, name, preset._replace(choices=choices))
-  policy = policies.make_policy(name, channels=3, **changes)
+  policy = policies.make_policy(name, num_channels=3, **changes)
   rng = np.random.default_rng(0)
   for _ in range(num_images):
     policy(np.zeros((6, 5, 3), np.uint8), rng)
@@ -155,7 +155,7 @@ def test_noise_stays_within_the_range(monkeypatch):
   ["randaugment", "randaugment_increasing", "trivialaugment", "augmix"],
 )
 def test_a_policy_is_a_function_of_its_generator(name, channels):
-  policy = policies.make_policy(name, channels=channels)
+  policy = policies.make_policy(name, num_channels=channels)
   pixels = cases.pixels(cases.picture(channels))
   before = pixels.copy()
 
@@ -174,7 +174,7 @@ def test_a_policy_is_a_function_of_its_generator(name, channels):
 def test_the_fill_is_seen_outside():
   white = np.full((20, 20, 3), 255, np.uint8)
   policy = policies.make_policy(
-    "randaugment", channels=3, policy_magnitude=30, fill=(1, 2, 3)
+    "randaugment", num_channels=3, policy_magnitude=30, fill=(1, 2, 3)
   )
   moved = [policy(white, np.random.default_rng(seed)) for seed in range(40)]
   assert any((image == (1, 2, 3)).all(-1).any() for image in moved)
@@ -198,7 +198,7 @@ def test_augmix_mixes_the_image_with_its_chains(monkeypatch):
   black = policies.Choice(lambda image, *_: image.point(lambda value: 0))
   preset = policies.PRESETS["augmix"]._replace(choices=(black,))
   monkeypatch.setitem(policies.PRESETS, "augmix", preset)
-  policy = policies.make_policy("augmix", channels=3)
+  policy = policies.make_policy("augmix", num_channels=3)
   white = np.full((2, 2, 3), 255, np.uint8)
   rng = np.random.default_rng(0)
   shares = [policy(white, rng)[0, 0, 0] / 255 for _ in range(500)]
@@ -206,7 +206,7 @@ def test_augmix_mixes_the_image_with_its_chains(monkeypatch):
   plain = policies.Choice(policies.identity)
   preset = preset._replace(choices=(plain,))
   monkeypatch.setitem(policies.PRESETS, "augmix", preset)
-  policy = policies.make_policy("augmix", channels=3)
+  policy = policies.make_policy("augmix", num_channels=3)
   assert policy(white, rng).min() >= 254
 
 
@@ -244,4 +244,4 @@ def test_operations_of_augmix_are_those_of_torchvision(channels):
 )
 def test_a_severity_that_augmix_has_not(options):
   with pytest.raises(ValueError, match="use a whole policy_magnitude of 1 to"):
-    policies.make_policy("augmix", channels=3, **options)
+    policies.make_policy("augmix", num_channels=3, **options)
