@@ -82,7 +82,9 @@ def timm_models() -> frozenset[str]:
 @functools.cache
 def published() -> dict[str, Tag]:
   """Returns all weights by name: those in this package, then timm's."""
-  tags = [_packaged(path.parent) for path in PACKAGED.glob("*/config.json")]
+  tags = [
+    _packaged(path.parent) for path in sorted(PACKAGED.glob("*/config.json"))
+  ]
   return {tag.name: tag for tag in (*tags, *_timm_tags())}
 
 
