@@ -23,7 +23,6 @@ import re
 from typing import Annotated, Any, TypeVar
 import warnings
 
-from array_record.python import array_record_module
 import cv2
 from etils import epath
 import numpy as np
@@ -31,6 +30,7 @@ from PIL import Image
 import simplejpeg
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, dataset_info, example_serializer
+from tensorflow_datasets.core.file_adapters import ArrayRecordFileAdapter
 
 from flax_resnet import schema, storage
 from flax_resnet.data.decoding import LazyImage, MAX_PIXELS
@@ -301,10 +301,9 @@ class _SplitWriter:
   ):
     self._source, self._pictures = source, pictures
     self._on_error, self._pool = on_error, pool
-    features = _features(source)
-    self._serializer = example_serializer.ExampleSerializer(
-      features.get_serialized_info()
-    )
+    # Its type says dict[...] of what is a Mapping[...].
+    specs: Any = _features(source).get_serialized_info()
+    self._serializer = example_serializer.ExampleSerializer(specs)
 
   def write(
     self,
@@ -320,7 +319,9 @@ class _SplitWriter:
         advance(end - first)
       else:
         _write_shard(folder / shard, self._records(range(first, end), advance))
-    if not any(_num_records(folder / shard) for shard in shards):
+    if not any(
+      ArrayRecordFileAdapter.num_examples(folder / shard) for shard in shards
+    ):
       raise ValueError(
         f"all {len(self._source):,} images of a split are broken: the first is "
         f"{self._source.name(0)}"
@@ -352,9 +353,11 @@ class _SplitWriter:
       image = self._pictures.stored(record["image"], self._source.channels)
     except ImageError as error:
       return error
-    return self._serializer.serialize_example(
+    example = self._serializer.get_tf_example(
       {"image": image, "label": record["label"]}
     )
+    # Else the order of the two is another in each process.
+    return example.SerializeToString(deterministic=True)
 
 
 def _in_order(
@@ -375,23 +378,9 @@ def _in_order(
 
 def _write_shard(path: pathlib.Path, records: Iterable[bytes]) -> None:
   with storage.replacing(path) as partial, write_errors_reported(path):
-    # A record a group: each is read by itself. Files of images are compressed.
-    writer = array_record_module.ArrayRecordWriter(
-      os.fspath(partial), "group_size:1,uncompressed"
+    ArrayRecordFileAdapter.write_examples(
+      partial, (("", record) for record in records)
     )
-    try:
-      for record in records:
-        writer.write(record)
-    finally:
-      writer.close()
-
-
-def _num_records(path: pathlib.Path) -> int:
-  reader = array_record_module.ArrayRecordReader(os.fspath(path))
-  try:
-    return reader.num_records()
-  finally:
-    reader.close()
 
 
 def _features(source: Source) -> tfds.features.FeaturesDict:
@@ -410,7 +399,9 @@ def _write_info(
     infos.append(
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[_num_records(shard) for shard in shards],
+        shard_lengths=[
+          ArrayRecordFileAdapter.num_examples(shard) for shard in shards
+        ],
         num_bytes=sum(shard.stat().st_size for shard in shards),
       )
     )
