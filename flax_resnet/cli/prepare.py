@@ -153,6 +153,8 @@ def _data(
       "root": args.source,
     }
   config = recipes.override({"data": section}, args.overrides).to_dict()
+  if others := sorted(config.keys() - {"data"}):
+    raise ValueError(f"config.{others[0]} is unknown here: use config.data.…")
   for_source, for_columns = schema.arguments(
     "config.data",
     config["data"],
