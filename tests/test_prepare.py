@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from flax_resnet import __main__ as verbs
 from flax_resnet.data import preparation
 from flax_resnet.data.decoding import decode
+from flax_resnet.data.folder import FolderSource
 from flax_resnet.data.tfds import TFDSSource
 from tests.data.images import encode, photograph, write_split_folder
 
@@ -190,6 +191,22 @@ def test_files_as_they_are(tmp_path, photos, prepare):
   assert {record["image"] for record in source} == files
 
 
+def test_parts_of_a_folder_that_is_not_divided(tmp_path, photos, prepare):
+  """Are those of the folder, in an order in which all classes are alike."""
+  root = photos / "train"
+  parts = {"train": "train[:80%]", "val": "train[80%:]"}
+  splits = [f"--split={name}={part}" for name, part in parts.items()]
+  code, out, _ = prepare(root, *splits, "--name=x", f"--data-dir={tmp_path}")
+  assert code == 0
+  assert out.startswith(f"{tmp_path}/x/1.0.0: train 24, val 6\n")
+  for name, part in parts.items():
+    source = FolderSource(root, part)
+    copy = TFDSSource("x", name, str(tmp_path))
+    assert [copy[i] for i in range(len(copy))] == [
+      source[i] for i in range(len(source))
+    ]
+
+
 def test_columns_of_a_manifest(tmp_path, photos, prepare):
   images = sorted((photos / "val").rglob("*.jpg"))
   lines = [f"{image},{number % 2}" for number, image in enumerate(images)]
@@ -256,6 +273,9 @@ def test_ctrl_c(tmp_path, photos, prepare, monkeypatch):
     (("cifar10", "--quality=50"), "--quality needs --max-side"),
     (("cifar10", "--name=mine"), "--name needs --max-side"),
     (("cifar10", "--config.data.root=x"), "--config.data.root=x needs --max"),
+    (("cifar10", "--split=a=train"), "--split needs --max-side"),
+    (("PHOTOS", "--split=train[:80%]"), "--split is train[:80%]: give each a"),
+    (("PHOTOS", "--split=a=no"), "has no folder 'no' for the split 'no'"),
     (("PHOTOS", "--manual-dir=x"), "--manual-dir needs the name of a TFDS set"),
     (("PHOTOS", "--name=a b"), "cannot be called 'a b'"),
     (("PHOTOS", "--config.data.rot=x"), "rot is unknown: did you mean 'root'?"),

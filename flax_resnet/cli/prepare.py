@@ -15,6 +15,7 @@ array_record with TensorFlow: pip install 'flax_resnet[prepare]'; with
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import pathlib
 import re
@@ -53,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="of the JPEGs that are made smaller, 1 to 100; 90 by default",
   )
   parser.add_argument(
+    "--split",
+    action="append",
+    default=[],
+    metavar="NAME=PART",
+    help='a split of the new set, "val=train[80%%:]"; may be given several '
+    "times, all splits of SOURCE by default",
+  )
+  parser.add_argument(
     "--name",
     help="name of the new set; that of SOURCE and --max-side by default",
   )
@@ -72,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
   with reported_as(f"prepare {args.source}"):
     is_path = _is_path(args)
     if not is_path and args.max_side is None:
-      _check_flags(args, "--max-side", "quality", "name", "overrides")
+      _check_flags(args, "--max-side", "quality", "name", "split", "overrides")
       print(tfds.prepare(args.source, args.data_dir, args.manual_dir))
       return
     _check_flags(args, "the name of a TFDS set alone", "manual_dir")
@@ -113,7 +122,9 @@ def _prepare(args: argparse.Namespace, is_path: bool) -> str:
     **{} if args.quality is None else {"quality": args.quality},
     **{k: v for k, v in for_source.items() if k == "max_pixels"},
   )
-  splits = discovery.open_splits(columns=columns, **for_source)
+  splits = discovery.open_splits(
+    columns=columns, parts=_parts(args.split), **for_source
+  )
   bar = tqdm.tqdm(
     total=sum(map(len, splits.values())),
     unit="image",
@@ -138,6 +149,20 @@ def _prepare(args: argparse.Namespace, is_path: bool) -> str:
   each = ", ".join(f"{split} {count:,}" for split, count in counts.items())
   where = f" data.data_dir={args.data_dir}" if args.data_dir else ""
   return f"{folder}: {each}\nto read it: data.name={name}{where}"
+
+
+def _parts(splits: Sequence[str]) -> dict[str, str]:
+  """Returns what `--split` says by the names of the new splits."""
+  parts = {}
+  for text in splits:
+    name, equals, part = text.partition("=")
+    if not (name and equals and part) or name in parts:
+      raise ValueError(
+        f"--split is {text}: give each a name of its own and a part, "
+        "val=train[80%:]"
+      )
+    parts[name] = part
+  return parts
 
 
 def _data(

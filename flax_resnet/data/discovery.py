@@ -4,7 +4,7 @@ A recipe says which kind of data is where, and which splits it reads. What takes
 a set as a whole finds both out here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 from typing import Any
@@ -50,32 +50,41 @@ def kind_of(root: str) -> str:
   return "folder"
 
 
-def open_splits(name: str, columns: Columns, **keys: Any) -> dict[str, Source]:
-  """Opens all splits of a data set, each whole; "train" first, if it is there.
+def open_splits(
+  name: str,
+  columns: Columns,
+  parts: Mapping[str, str] | None = None,
+  **keys: Any,
+) -> dict[str, Source]:
+  """Opens all splits of a data set; "train" first, if it is there.
 
   All have the classes of the first.
 
   Args:
     name: kind or name of the set, see `open_source`.
     columns: names of the columns of a table.
+    parts: splits in the notation of TFDS by what they are called here; None
+      (default) for all splits, each whole.
     **keys: further arguments of `open_source`, but for its splits.
 
   Raises:
     ValueError: for a set that cannot be.
     FileNotFoundError: if it is not there.
   """
-  found = _split_names(name, columns, keys.get("root"), keys.get("data_dir"))
+  if not parts:
+    found = _split_names(name, columns, keys.get("root"), keys.get("data_dir"))
+    parts = {split: split for split in found}
   splits: dict[str, Source] = {}
   class_names: Sequence[str] = ()
-  for split in sorted(found, key=lambda each: each != "train"):
+  for split in sorted(parts, key=lambda each: each != "train"):
     splits[split] = open_source(
       "train",
       None,
       class_names,
       columns,
       name=name,
-      train_split=split,
-      eval_split=split,
+      train_split=parts[split],
+      eval_split=parts[split],
       image_size=1,  # Of synthetic images alone.
       **keys,
     )
