@@ -6,19 +6,23 @@
 DIR is an image folder, a folder a class. Images/s from files to uint8 batches
 of random crops, sharded over the devices: of this package, and of tf.data with
 `decode_and_crop_jpeg` and a bilinear resize, on the same files and cores, in
-turn; the ratios are to tf.data with parts drawn as ours. Then where the time
-goes; what a set in memory gives; and what a step of ResNet-18 takes on batches
-from the files and on one that stays on the device.
+turn; the ratios are to tf.data with parts drawn as ours. Before it, the same
+of copies of the folder that `prepare` writes, beside the folder. Then where the
+time goes; what a set in memory gives; and what a step of ResNet-18 takes on
+batches from the files and on one that stays on the device.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+import contextlib
 import functools
 import glob
 import itertools
 import os
 import statistics
+import tempfile
 import time
+from typing import cast
 
 from train_step import versions
 from turns import take_turns, Work
@@ -44,8 +48,11 @@ def consume(batches) -> Work:
   return work
 
 
-def open_folder(folder: str):
-  """Returns the folder, cropped at random, as `data.load` gives it."""
+def open_folder(folder: str, **changes):
+  """Returns the folder, cropped at random, as `data.load` gives it.
+
+  Or another set of as many classes, as changes to its section say.
+  """
   from flax_resnet import data
 
   section = {
@@ -59,12 +66,32 @@ def open_folder(folder: str):
     "center_crop_fraction": 0.875,
     "in_memory": False,
     "num_threads": CORES,
+    **changes,
   }
   return data.load(section, num_classes=len(next(os.walk(folder))[1]))
 
 
-def ours(folder: str) -> Work:
-  train = open_folder(folder).train
+def prepare(folder: str, data_dir: str, max_side: int | None) -> dict[str, str]:
+  """Writes a prepared copy; returns the keys of `data` that say where it is."""
+  from flax_resnet.data import discovery, preparation
+  from flax_resnet.data.sources import Columns
+
+  splits = discovery.open_splits("folder", Columns(), root=folder)
+  name = f"copy_{max_side or 'whole'}"
+  path, _ = preparation.prepare_splits(
+    splits,
+    name,
+    data_dir,
+    preparation.Pictures(max_side),
+    num_threads=CORES,
+  )
+  size = sum(file.stat().st_size for file in path.iterdir())
+  print(f"  {name}: {size / 2**20:.1f} MiB", flush=True)
+  return {"name": name, "data_dir": data_dir}
+
+
+def ours(folder: str, **changes) -> Work:
+  train = open_folder(folder, **changes).train
   return consume(train.train_batches(batch_size=BATCH, seed=0))
 
 
@@ -249,6 +276,46 @@ def show(makers, flags, scale: float, unit: str) -> None:
     )
 
 
+def show_prepared(flags) -> None:
+  """Prints how fast the folder is, and copies of it."""
+  print(
+    f"from a folder or its copy to batches of {BATCH} crops of {SIZE} pixels"
+  )
+  with tempfile.TemporaryDirectory() as data_dir:
+    sets = {"the folder": {}}
+    for max_side in (None, 500, 400, 300):
+      title = f"prepared, longer side {max_side or 'as it is'}"
+      sets[title] = prepare(flags.folder, data_dir, max_side)
+    makers = {
+      title: functools.partial(ours, flags.folder, **where)
+      for title, where in sets.items()
+    }
+    show(makers, flags, BATCH, "images/s")
+    print("milliseconds of processor time for an image, all threads together")
+    for title, milliseconds in processor_times(flags.folder, sets).items():
+      print(f"  {title:32} {milliseconds:9.3f}")
+
+
+def processor_times(folder: str, sets) -> dict[str, float]:
+  """Returns the milliseconds of an image of each set: medians of 5 turns."""
+  splits = {
+    title: open_folder(folder, **where).train for title, where in sets.items()
+  }
+  times = {title: [] for title in sets}
+  for _ in range(5):
+    for title, split in splits.items():
+      # Closed before the turn of the next: what reads ahead counts as well.
+      batches = split.train_batches(batch_size=BATCH, seed=0)
+      with contextlib.closing(cast(Generator, batches)):
+        next(batches)
+        start = time.process_time()
+        for _ in range(5):
+          next(batches)
+        used = time.process_time() - start
+      times[title].append(used / (5 * BATCH) * 1000)
+  return {title: statistics.median(each) for title, each in times.items()}
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -259,8 +326,17 @@ def main() -> None:
   parser.add_argument(
     "--step", action="store_true", help="only the step of ResNet-18"
   )
+  parser.add_argument(
+    "--prepared",
+    action="store_true",
+    help="only the folder beside its prepared copies",
+  )
   flags = parser.parse_args()
   print(f"{versions()}, {CORES} cores")
+  if not flags.step:
+    show_prepared(flags)
+  if flags.prepared:
+    return
   if not flags.step:
     print(f"from files to batches of {BATCH} crops of {SIZE} pixels")
     show(

@@ -31,6 +31,10 @@ VERBS = {
 }
 
 
+# Those that take --config.key=value.
+_WITH_OVERRIDES = ("check", "evaluate", "prepare", "train")
+
+
 def main() -> None:
   """Runs one verb."""
   parser = Parser(prog="python -m flax_resnet", description=__doc__)
@@ -46,7 +50,7 @@ def main() -> None:
     module.add_arguments(verb)
   with exit_codes():
     args = parser.parse_with_overrides()
-    if args.overrides and args.verb not in ("check", "evaluate", "train"):
+    if args.overrides and args.verb not in _WITH_OVERRIDES:
       parser.error(f"--config.{args.overrides[0]} is not a flag of {args.verb}")
     if args.verb != "train":  # Which joins other hosts first.
       enable_compilation_cache()

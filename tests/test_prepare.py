@@ -3,12 +3,18 @@
 import functools
 import importlib.util
 import resource
+import sys
 import types
 
 import pytest
 import tensorflow_datasets as tfds
 
 from flax_resnet import __main__ as verbs
+from flax_resnet.data import preparation
+from flax_resnet.data.decoding import decode
+from flax_resnet.data.folder import FolderSource
+from flax_resnet.data.tfds import TFDSSource
+from tests.data.images import encode, photograph, write_split_folder
 
 
 @pytest.fixture
@@ -148,3 +154,153 @@ def test_wrong_folders(prepare, tmp_path, monkeypatch, flags, expected):
   code, out, err = prepare("digits", flags)
   assert (code, out, err.count("\n")) == (2, "", 1)
   assert expected.replace("CWD", str(tmp_path)) in err
+
+
+@pytest.fixture
+def photos(tmp_path):
+  """A folder of small images, and one photograph of 90 x 120."""
+  root = write_split_folder(tmp_path / "Photos 2")
+  large = encode(photograph(90, 120), "JPEG")
+  (root / "val" / "wild rose" / "large.jpg").write_bytes(large)
+  return root
+
+
+def test_pictures_of_a_folder(tmp_path, photos, prepare):
+  flags = ("--max-side", 60, "--data-dir", tmp_path / "out")
+  code, out, err = prepare(photos, *flags)
+  assert (code, err) == (0, "")
+  assert out == (
+    f"{tmp_path}/out/photos_2_60/1.0.0: train 30, val 10\n"
+    f"to read it: data.name=photos_2_60 data.data_dir={tmp_path}/out\n"
+  )
+  assert prepare(photos, *flags) == (0, out, "")
+  source = TFDSSource("photos_2_60", "val", str(tmp_path / "out"))
+  large = max((record["image"] for record in source), key=len)
+  assert decode(large, 3).shape == (45, 60, 3)
+
+
+def test_files_as_they_are(tmp_path, photos, prepare):
+  flags = ("--name", "mine", "--data-dir", tmp_path)
+  code, out, _ = prepare(photos, *flags)
+  assert (code, out.splitlines()[0]) == (
+    0,
+    f"{tmp_path}/mine/1.0.0: train 30, val 10",
+  )
+  source = TFDSSource("mine", "val", str(tmp_path))
+  files = {path.read_bytes() for path in (photos / "val").rglob("*.jpg")}
+  assert {record["image"] for record in source} == files
+
+
+def test_parts_of_a_folder_that_is_not_divided(tmp_path, photos, prepare):
+  """Are those of the folder, in an order in which all classes are alike."""
+  root = photos / "train"
+  parts = {"train": "train[:80%]", "val": "train[80%:]"}
+  splits = [f"--split={name}={part}" for name, part in parts.items()]
+  code, out, _ = prepare(root, *splits, "--name=x", f"--data-dir={tmp_path}")
+  assert code == 0
+  assert out.startswith(f"{tmp_path}/x/1.0.0: train 24, val 6\n")
+  for name, part in parts.items():
+    source = FolderSource(root, part)
+    copy = TFDSSource("x", name, str(tmp_path))
+    assert [copy[i] for i in range(len(copy))] == [
+      source[i] for i in range(len(source))
+    ]
+
+
+def test_columns_of_a_manifest(tmp_path, photos, prepare):
+  images = sorted((photos / "val").rglob("*.jpg"))
+  lines = [f"{image},{number % 2}" for number, image in enumerate(images)]
+  table = tmp_path / "table.csv"
+  table.write_text("\n".join(["file,kind", *lines]))
+  code, out, err = prepare(
+    table,
+    f"--data-dir={tmp_path}",
+    "--config.data.path_column=file",
+    "--config.data.label_column=kind",
+  )
+  assert (code, err) == (0, "")
+  assert out.startswith(f"{tmp_path}/table/1.0.0: train 10\n")
+
+
+def test_a_set_of_tfds_made_smaller(tmp_path, prepare):
+  code, out, err = prepare("digits", "--max-side=4", "--data-dir", tmp_path)
+  assert (code, err) == (0, "")
+  assert out.startswith(f"{tmp_path}/digits_4/1.0.0: train 1,437, test 360\n")
+  source = TFDSSource("digits_4", "train", str(tmp_path))
+  assert decode(source[0]["image"], 1).shape == (4, 4, 1)
+
+
+def test_a_broken_image(tmp_path, photos, prepare):
+  broken = photos / "train" / "anemone" / "a.jpg"
+  broken.write_bytes(b"no image")
+  code, _, err = prepare(photos, "--data-dir", tmp_path)
+  assert code == 2
+  assert err.count("\n") == 1
+  assert err.startswith(f"error: prepare {photos}: {broken}: 8 bytes that")
+  with pytest.warns(UserWarning, match=f"skipped {broken}: 8 bytes that"):
+    code, out, _ = prepare(
+      photos, "--data-dir", tmp_path, "--config.data.on_error=skip"
+    )
+  assert code == 0
+  assert "train 30, val 10" in out
+
+
+def test_progress_on_a_terminal(tmp_path, photos, prepare, monkeypatch):
+  monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True)
+  _, _, err = prepare(photos, "--data-dir", tmp_path)
+  assert "0/40" in err
+  assert "40/40" in err
+
+
+def test_ctrl_c(tmp_path, photos, prepare, monkeypatch):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(preparation, "prepare_splits", interrupted)
+  code, _, err = prepare(photos, "--data-dir", tmp_path)
+  assert (code, err) == (130, "interrupted: the same command goes on with it\n")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    (("PHOTOS", "--max-side=0"), "max_side is 0: use 1 to 65,500 or None"),
+    (
+      ("PHOTOS", "--max-side=4", "--quality=101"),
+      "quality is 101: use 1 to 100",
+    ),
+    (("PHOTOS", "--quality=50"), "--quality needs --max-side"),
+    (("cifar10", "--quality=50"), "--quality needs --max-side"),
+    (("cifar10", "--name=mine"), "--name needs --max-side"),
+    (("cifar10", "--config.data.root=x"), "--config.data.root=x needs --max"),
+    (("cifar10", "--split=a=train"), "--split needs --max-side"),
+    (("PHOTOS", "--split=train[:80%]"), "--split is train[:80%]: give each a"),
+    (("PHOTOS", "--split=a=no"), "has no folder 'no' for the split 'no'"),
+    (("PHOTOS", "--manual-dir=x"), "--manual-dir needs the name of a TFDS set"),
+    (("PHOTOS", "--name=a b"), "cannot be called 'a b'"),
+    (("PHOTOS", "--config.data.rot=x"), "rot is unknown: did you mean 'root'?"),
+    (("PHOTOS", "--config.seed=1"), "config.seed is unknown here"),
+    (("./nothing",), "root is nothing, where there is no folder"),
+    (("nothing.csv",), "root is nothing.csv, which is not there"),
+    (("cifarr10", "--max-side=4"), "unknown data set 'cifarr10'"),
+    (("folder", "--max-side=4"), "'folder' is a kind of data: give a path"),
+  ],
+)
+def test_wrong_flags(tmp_path, photos, prepare, arguments, expected):
+  code, out, err = prepare(
+    *(photos if each == "PHOTOS" else each for each in arguments),
+    *("--data-dir", tmp_path / "out"),
+  )
+  assert (code, out, err.count("\n")) == (2, "", 1)
+  assert expected in err
+
+
+def test_several_labels(tmp_path, photos, prepare):
+  table = tmp_path / "table.csv"
+  image = next(photos.rglob("*.jpg"))
+  table.write_text(f"path,label\n{image},a|b\n")
+  code, _, err = prepare(
+    table, f"--data-dir={tmp_path}", "--config.data.label_separator=|"
+  )
+  assert code == 2
+  assert "have several labels each" in err

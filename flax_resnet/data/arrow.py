@@ -154,6 +154,17 @@ class ArrowSource:
     return identity_of_labels(self.class_names, self._labels.array, sizes)
 
 
+def split_names(root: str, config_name: str | None) -> list[str]:
+  """Returns the splits of a set that have records.
+
+  Args:
+    root: path or name of the set, as of `ArrowSource`.
+    config_name: name of one of several configurations, or None.
+  """
+  splits = _load(root, config_name)
+  return [str(name) for name, records in splits.items() if len(records)]
+
+
 def _load(root: str, config_name: str | None) -> Any:
   """Returns the splits of a set by name, each mapped from disk."""
   try:

@@ -32,7 +32,8 @@ from flax_resnet.errors import listing
 _VERSION = 1
 _MAX_SHARDS = 1_000_000
 _MAX_LABEL_BYTES = 2**20
-_SPLITS = ("train", "val", "valid", "validation", "dev", "test")
+# Folders, and words in the names of files, that are taken for splits.
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 # Key and extension of a member, as webdataset divides its name.
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _WITH_LABEL = ("cls", "json")
@@ -63,8 +64,8 @@ def shards_of_split(root: str, split: str) -> list[str]:
       f"root is {root}, where there is no folder: give the path of one that "
       "holds .tar files, or a pattern of theirs, train-{000000..000012}.tar"
     )
-  words = [set(re.findall(r"[^\W\d_]+", _name(shard))) for shard in shards]
-  splits = {word for each in words for word in each & {*_SPLITS, base}}
+  words = [_words(_name(shard)) for shard in shards]
+  splits = {word for each in words for word in each & {*SPLITS, base}}
   if not splits and base == "train" and shards:
     return shards
   if base not in splits:
@@ -76,6 +77,36 @@ def shards_of_split(root: str, split: str) -> list[str]:
       f"is a folder {base}, or a word in the names of files, {base}-000000.tar"
     )
   return [s for s, each in zip(shards, words, strict=True) if base in each]
+
+
+def split_names(root: str) -> list[str]:
+  """Returns the splits of shards, "train" where they have none.
+
+  Args:
+    root: path of a folder of .tar files, or a pattern of their paths.
+  """
+  folders, names = [], []
+  if os.path.isdir(root):
+    with os.scandir(root) as entries:
+      for entry in entries:
+        is_shard = entry.name.endswith(".tar")
+        (names if is_shard else folders).append(entry.name)
+  else:
+    names = [
+      _name(shard) for shard in itertools.islice(expand(root), _MAX_SHARDS)
+    ]
+  found = {
+    folder
+    for folder in folders
+    if any(pathlib.Path(root, folder).glob("*.tar"))
+  }
+  words = {word for name in names for word in _words(name)}
+  found |= words & {*SPLITS}
+  return sorted(found) or ["train"]
+
+
+def _words(name: str) -> set[str]:
+  return set(re.findall(r"[^\W\d_]+", name))
 
 
 def _name(path: str) -> str:

@@ -309,30 +309,8 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     ValueError: if there is no such split, or it holds something else.
     FileNotFoundError: if there is no such file.
   """
-  try:
-    # Opened here, as NumPy leaves a file open that it cannot read.
-    with (
-      open(os.path.expanduser(path), "rb") as opened,
-      np.load(opened, allow_pickle=False) as file,
-    ):
-      arrays = dict(file)
-    for name, array in arrays.items():
-      if not isinstance(array, np.ndarray):  # NumPy gives bytes as they are.
-        raise ValueError(f"{name} is no array")
-  except FileNotFoundError as error:
-    raise FileNotFoundError(
-      f"root is {path}, which is not there: give the path of a .npz file"
-    ) from error
-  except Exception as error:  # NumPy and zip raise whatever they meet.
-    raise ValueError(
-      f"{path} is not a NumPy file of plain arrays: {error}"
-    ) from error
-  sizes = {
-    name.removesuffix("_images"): len(images)
-    for name, images in arrays.items()
-    if name.endswith("_images") and images.ndim
-  }
-  base, indices = parse_split(split, sizes)
+  arrays = _read_npz(path)
+  base, indices = parse_split(split, _npz_sizes(arrays))
   if (labels := arrays.get(f"{base}_labels")) is None:
     raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
   names = arrays.get("class_names")
@@ -352,6 +330,43 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     whole.class_names,
     title=f"{split} in {path}",
   )
+
+
+def npz_splits(path: str | os.PathLike) -> list[str]:
+  """Returns the splits of a NumPy file, as `open_npz` reads it."""
+  return list(_npz_sizes(_read_npz(path)))
+
+
+def _npz_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Returns the number of records of each split."""
+  return {
+    name.removesuffix("_images"): len(images)
+    for name, images in arrays.items()
+    if name.endswith("_images") and images.ndim
+  }
+
+
+def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays of a NumPy file by name."""
+  try:
+    # Opened here, as NumPy leaves a file open that it cannot read.
+    with (
+      open(os.path.expanduser(path), "rb") as opened,
+      np.load(opened, allow_pickle=False) as file,
+    ):
+      arrays = dict(file)
+    for name, array in arrays.items():
+      if not isinstance(array, np.ndarray):  # NumPy gives bytes as they are.
+        raise ValueError(f"{name} is no array")
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"root is {path}, which is not there: give the path of a .npz file"
+    ) from error
+  except Exception as error:  # NumPy and zip raise whatever they meet.
+    raise ValueError(
+      f"{path} is not a NumPy file of plain arrays: {error}"
+    ) from error
+  return arrays
 
 
 def _num_classes(labels: np.ndarray) -> int:

@@ -10,6 +10,7 @@ import io
 import operator
 import os
 import pathlib
+import re
 from typing import Any, SupportsIndex
 
 from etils import epy
@@ -153,6 +154,19 @@ def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     ) from error
 
 
+def is_known(name: str) -> bool:
+  """Returns whether TFDS, or this package, prepares a set of this name."""
+  known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+  return re.split("[:/]", name)[0] in known
+
+
+def split_names(name: str, data_dir: str | None) -> list[str]:
+  """Returns the splits of a prepared set, "digits" being prepared for it."""
+  if name == "digits":
+    prepare_digits(data_dir)
+  return [str(split) for split in _open_builder(name, data_dir).info.splits]
+
+
 class Digits(tfds.core.GeneratorBasedBuilder):
   """1,797 real handwritten digits, carried by scikit-learn.
 
@@ -204,7 +218,7 @@ def prepare_digits(data_dir: str | None) -> tfds.core.DatasetBuilder:
   if not builder.is_prepared():
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a banner.
       tfds.disable_progress_bar()
-      with _write_errors_reported(builder):
+      with write_errors_reported(builder.data_path):
         builder.download_and_prepare(
           file_format=tfds.core.FileFormat.ARRAY_RECORD
         )
@@ -234,7 +248,7 @@ def prepare(
   """
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
-    _check_can_be_written(data_dir)
+    check_can_be_written(data_dir)
   if manual_dir is not None:
     manual_dir = os.path.expanduser(manual_dir)
     if not os.path.isdir(manual_dir):
@@ -266,7 +280,7 @@ def _prepare_with_tensorflow(
   except tfds.core.DatasetNotFoundError as error:
     raise ValueError(f"TFDS has no data set {name!r}") from error
   try:
-    with _write_errors_reported(builder):
+    with write_errors_reported(builder.data_path):
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
         file_format=tfds.core.FileFormat.ARRAY_RECORD,
@@ -285,12 +299,12 @@ def _prepare_with_tensorflow(
 
 
 @contextlib.contextmanager
-def _write_errors_reported(builder: Any) -> Iterator[None]:
+def write_errors_reported(path: str | os.PathLike) -> Iterator[None]:
   """Raises an OSError for what array_record raises of a full disk."""
   try:
     yield
   except RuntimeError as error:
-    raise OSError(f"{builder.data_path} cannot be written: {error}") from error
+    raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _is_missing_file(error: Exception) -> bool:
@@ -300,7 +314,7 @@ def _is_missing_file(error: Exception) -> bool:
   return bool(names & {"AssertionError", "FileNotFoundError", "NotFoundError"})
 
 
-def _check_can_be_written(folder: str) -> None:
+def check_can_be_written(folder: str) -> None:
   """Raises ValueError unless a folder can be written or made."""
   path = pathlib.Path(folder).absolute()
   existing = next(p for p in (path, *path.parents) if p.exists())

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from flax_resnet import data
-from flax_resnet.data import arrow
+from flax_resnet.data import arrow, discovery, preparation
 from flax_resnet.data.identity import identity
 from flax_resnet.data.sources import Columns
+from flax_resnet.data.tfds import TFDSSource
 from flax_resnet.errors import ImageError, InputError
 from tests.data.images import (
   COUNTS,
@@ -346,3 +347,21 @@ def test_workers_are_sent_no_rows(tmp_path):
   )
   assert done.stdout == b"1 100000 30\n"
   assert identity(source)["records"] == 30
+
+
+def test_a_prepared_copy(tmp_path):
+  """All splits, in their order, byte by byte."""
+  as_parquet(tmp_path / "in")
+  kind = discovery.kind_of(str(tmp_path / "in"))
+  splits = discovery.open_splits(kind, Columns(), root=str(tmp_path / "in"))
+  assert {name: len(each) for name, each in splits.items()} == {
+    "train": 30,
+    "test": 9,
+  }
+  preparation.prepare_splits(splits, "copy", tmp_path, preparation.Pictures(20))
+  for split, source in splits.items():
+    copy = TFDSSource("copy", split, str(tmp_path))
+    assert copy.class_names == CLASSES
+    assert [copy[i] for i in range(len(copy))] == [
+      source[i] for i in range(len(source))
+    ]
