@@ -36,22 +36,23 @@ def prose(notebook):
 
 @pytest.mark.deep
 def test_a_notebook_runs_from_top_to_bottom(capsys):
-  names = {"__name__": "__main__"}
-  text = "\n".join(code(ENGLISH))
-  for whole, short in SHORT.items():
-    assert whole in text
-    text = text.replace(whole, short)
+  names, pictures = {}, 0
   with (
     jax.numpy_rank_promotion("allow"),  # As in a project of one's own.
     matplotlib.rc_context({"backend": "agg"}),
   ):
-    exec(compile(text, ENGLISH.name, "exec"), names)
-    assert plt.get_fignums()
-    plt.close("all")
+    for text in code(ENGLISH):
+      for whole, short in SHORT.items():
+        text = text.replace(whole, short)
+      exec(compile(text, ENGLISH.name, "exec"), names)
+      pictures += len(plt.get_fignums())
+      plt.close("all")  # A cell ends, and shows them.
+  assert pictures == 4
+  assert (names["DEPTH"], names["STEPS"]) == (3, 3)
   out = capsys.readouterr().out
   assert "less that of F, is the identity: True" in out
   assert "of the block: 1 where its ReLU is open, else 0: True" in out
-  assert "(8, 16) True" in out  # The matrix of a 1x1 convolution.
+  assert "(8, 16) the same: True" in out  # The matrix of a 1x1 convolution.
   assert "intact 98.1%" in out
 
 
