@@ -230,6 +230,38 @@ def lesions(
   return _save(all_axes, path)
 
 
+def autocorrelations(
+  curves: Curves, styles: Styles, title: str, path: pathlib.Path
+) -> list[pathlib.Path]:
+  """Draws autocorrelations by lag: Fig. 2 of Balduzzi et al. 2017."""
+  (axes,) = _axes(title, 1, 1)
+  _plot_by_number(axes, curves, styles, first=0, marker="o", markersize=3)
+  axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
+  axes.set(xlabel="lag (steps along the line)")
+  axes.set_ylabel("autocorrelation of the input gradient")
+  axes.legend(frameon=False, fontsize=8)
+  return _save([axes], path)
+
+
+def path_lengths(
+  norms: Curves,
+  shares: Curves,
+  styles: Styles,
+  title: str,
+  path: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Draws gradients by length of path: Fig. 6 of Veit et al. 2016."""
+  both = one, all_paths = _axes(title, 1, 2)
+  one.set_yscale("log")
+  for axes, curves in ((one, norms), (all_paths, shares)):
+    _plot_by_number(axes, curves, styles, first=0, marker="o", markersize=3)
+    axes.set_xlabel("blocks on the path")
+  one.set(title="norm of the gradient through one path")
+  all_paths.set(title="share of all paths of a length")
+  one.legend(frameon=False, fontsize=8)
+  return _save(both, path)
+
+
 def confusion_matrix(
   counts: np.ndarray,
   accuracy_by_class: np.ndarray,
