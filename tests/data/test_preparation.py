@@ -103,6 +103,27 @@ def test_records_are_those_of_the_source(
         np.testing.assert_array_equal(pixels, record["image"])
 
 
+def test_classes_are_those_of_training(tmp_path, split_folder):
+  """Also where a split lacks the first ones."""
+  lines = ["path,label,split"]
+  for split, labels in (("val", "bc"), ("train", "abc")):
+    image = next((split_folder / split).rglob("*.jpg"))
+    lines += [f"{image},{label},{split}" for label in labels[-1:]]
+    others = [p for p in (split_folder / split).rglob("*.jpg") if p != image]
+    lines += [
+      f"{other},{label},{split}"
+      for label, other in zip(labels[:-1], others, strict=False)
+    ]
+  (tmp_path / "labels.csv").write_text("\n".join(lines))
+  sources = discovery.open_splits(
+    "manifest", Columns(), root=str(tmp_path / "labels.csv")
+  )
+  prepare_splits(sources, "copy", tmp_path, Pictures())
+  val = TFDSSource("copy", "val", str(tmp_path))
+  assert list(val.class_names) == ["a", "b", "c"]
+  assert [val[index]["label"] for index in range(2)] == [2, 1]
+
+
 def test_batches_are_those_of_the_folder(tmp_path, split_folder):
   sources = discovery.open_splits("folder", Columns(), root=str(split_folder))
   prepare_splits(sources, "copy", tmp_path / "out", Pictures(400))
