@@ -27,6 +27,7 @@ Curves = Mapping[str, Sequence[float | None]]
 Styles = Mapping[str, Mapping[str, Any]]
 
 TRAIN, EVAL, RATE = "#8a97a8", "#c8442c", "#2b3a4a"
+PATH = "blocks on the path"
 # A residual net, and what comes through its skips alone; a plain net; a network
 # before training.
 RESIDUAL, ONLY_SKIPS, PLAIN, BEFORE = "#c8442c", "#e0a458", "#2b3a4a", "#8a97a8"
@@ -62,11 +63,7 @@ def _draw_loss(axes: Any, rows: Rows) -> None:
   _plot_by_step(axes, rows, "train/loss", 1, TRAIN, "training, as optimised")
   _plot_by_step(axes, rows, "val/loss", 1, EVAL, "evaluation")
   axes.set(title="cross-entropy loss", yscale="log")
-  low, high = axes.get_ylim()
-  if high < 1e4 * low:  # More decades have ticks enough.
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.yaxis.set_major_formatter("{x:g}")
-  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+  _plain_log_ticks(axes)
   axes.legend(frameon=False, fontsize=8)
 
 
@@ -255,7 +252,7 @@ def path_lengths(
   one.set_yscale("log")
   for axes, curves in ((one, norms), (all_paths, shares)):
     _plot_by_number(axes, curves, styles, first=0, marker="o", markersize=3)
-    axes.set_xlabel("blocks on the path")
+    axes.set_xlabel(PATH)
   one.set(title="norm of the gradient through one path")
   all_paths.set(title="share of all paths of a length")
   one.legend(frameon=False, fontsize=8)
@@ -400,8 +397,16 @@ def _axes(
 def _save(all_axes: Sequence[Any], path: pathlib.Path) -> list[pathlib.Path]:
   """Writes the picture of some axes and returns its files."""
   for axes in all_axes:
+    if axes.get_yscale() == "log":
+      _plain_log_ticks(axes)
     axes.title.set_fontsize(min(axes.title.get_fontsize(), 10))
-    if axes.get_xlabel() in ("block", "block (0: the stem)", "layer", "step"):
+    if axes.get_xlabel() in (
+      "block",
+      "block (0: the stem)",
+      "layer",
+      "step",
+      PATH,
+    ):
       axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     _finish(axes)
   fonts.set_families(all_axes[0].figure)
@@ -410,6 +415,15 @@ def _save(all_axes: Sequence[Any], path: pathlib.Path) -> list[pathlib.Path]:
     with storage.replacing(file) as partial:
       all_axes[0].figure.savefig(partial)
   return files
+
+
+def _plain_log_ticks(axes: Any) -> None:
+  """Labels a logarithmic axis by plain numbers: formulas are not drawn."""
+  low, high = axes.get_ylim()
+  if high < 1e4 * low:  # More decades have ticks enough.
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter("{x:g}")
+  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _figure(width: float, height: float, title: str, fontsize: float) -> Any:

@@ -75,3 +75,16 @@ def test_every_block_has_its_number(tmp_path):
   )
   assert "a (2 of 4 not finite)" in texts(svg)
   assert "4" in texts(svg)
+
+
+@pytest.mark.parametrize("highest", [3.0, 1e9])
+def test_logarithmic_ticks_are_numbers_and_no_formulas(tmp_path, highest):
+  (_, svg) = plots.path_lengths(
+    {"a": [1.0, highest]},
+    {"a": [0.5, 0.5]},
+    {"a": {}},
+    "A title",
+    tmp_path / "paths",
+  )
+  assert "1" in texts(svg)
+  assert not [text for text in texts(svg) if "mathdefault" in text]

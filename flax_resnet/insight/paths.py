@@ -2,8 +2,8 @@
 
 Veit, Wilber & Belongie 2016 (arXiv:1605.06431), section 4.3: of n blocks, a
 path goes through F in k and through the skip in the others. There are n over k
-such paths, and the gradient of one shrinks with k, so that nearly all of it
-comes by paths much shorter than n: the effective depth.
+such paths. In the paper's trained net of 54 blocks the gradient of one shrinks
+with k, and nearly all of it comes by short paths: the effective depth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
