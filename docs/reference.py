@@ -46,7 +46,8 @@ def public_names(package: griffe.Module) -> list[str]:
 def _modules(package: griffe.Module) -> Iterator[griffe.Module]:
   """Yields the modules with public members, packages before their parts."""
   for name, module in sorted(package.modules.items()):
-    if name not in COMMANDS:
+    # What a module imports is among its members as well.
+    if name not in COMMANDS and not module.is_alias:
       if any(map(_is_public, module.members.values())):
         yield module
       yield from _modules(module)

@@ -86,12 +86,11 @@ def run(args: argparse.Namespace) -> None:
   if len(each) > 1 and not args.json:
     print(tables.head(width, args.top), flush=True)
   for one, name, config in zip(each, names, configs, strict=True):
-    model, data = config["model"], config["data"]
-    of = f"{model['name']} of {name} on {data['name']} {data['eval_split']}"
     if args.real_labels is not None:
-      _print_real(of, name, one, config)
+      _print_real(name, one, config)
       continue
     found, classes = _scores(one, config)
+    of = _title(name, config)
     if isinstance(found, dict):
       _print_several(of, name, found, classes if args.json else None)
       continue
@@ -213,8 +212,14 @@ def _scores(
   return result, class_names
 
 
+def _title(name: str, config: Mapping[str, Any]) -> str:
+  """Returns network and data set, of a config that was checked."""
+  model, data = config["model"], config["data"]
+  return f"{model['name']} of {name} on {data['name']} {data['eval_split']}"
+
+
 def _print_real(
-  of: str, name: str, args: argparse.Namespace, config: dict[str, Any]
+  name: str, args: argparse.Namespace, config: dict[str, Any]
 ) -> None:
   """Prints the share of images of which a ReaL label is predicted."""
   task = _task(args, config)
@@ -230,6 +235,7 @@ def _print_real(
     row = {"network": name, "val/real_top1": top1, "val/count": count}
     print(storage.to_json(row), flush=True)
   else:
+    of = _title(name, config)
     print(f"{of}: real top1 {top1:.2%}  on {count:,} images", flush=True)
 
 

@@ -86,11 +86,12 @@ def run(args: argparse.Namespace) -> None:
   for seed, config in configs.items():
     results.append(training.train(config, workdir / f"seed{seed}").summary)
   if jax.process_index() == 0:
-    print(_spread([result["val/top1"] for result in results]))
+    name = "map" if "val/map" in results[0] else "top1"
+    print(f"{name} {_spread([result[f'val/{name}'] for result in results])}")
 
 
-def _spread(top1: list[float]) -> str:
+def _spread(shares: list[float]) -> str:
   """Returns mean and standard deviation (of a sample) of several runs."""
-  each = ", ".join(f"{value:.2%}" for value in top1)
-  spread = f" +- {statistics.stdev(top1):.2%}" if len(top1) > 1 else ""
-  return f"top1 {statistics.mean(top1):.2%}{spread} of {len(top1)} runs: {each}"
+  each = ", ".join(f"{share:.2%}" for share in shares)
+  spread = f" +- {statistics.stdev(shares):.2%}" if len(shares) > 1 else ""
+  return f"{statistics.mean(shares):.2%}{spread} of {len(shares)} runs: {each}"

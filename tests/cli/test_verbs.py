@@ -32,7 +32,8 @@ def test_models(call):
   assert "resnet18                   11,689,512   1.814  224  He et al." in out
   assert "; a1_in1k, a2_in1k, a3_in1k and " in out
   _, out, _ = call("models", "cifar_resnet20", "--json")
-  assert (json.loads(out)["image_size"], json.loads(out)["tags"]) == (32, [])
+  assert json.loads(out)["image_size"] == 32
+  assert json.loads(out)["tags"] == ["cifar10"]
 
 
 def test_published_weights(call):

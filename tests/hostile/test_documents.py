@@ -39,6 +39,11 @@ def test_damaged_configs(tmp_path, config, count):
     **{"json": True, "overrides": ["seed=1"], "checkpoint": "newest"},
     ema=True,
   )
+  of_evaluate = {
+    **{"workdir": [tmp_path], "image_size": None, "crop_fraction": None},
+    **{"top": None, "flip": False, "details": False, "real_labels": None},
+  }
+  to_evaluate = argparse.Namespace(**{**vars(args), **of_evaluate})
 
   def load():
     with reported_as("config.init_from"):
@@ -53,7 +58,7 @@ def test_damaged_configs(tmp_path, config, count):
   ways = [
     lambda: flags.load_predictor(args),
     lambda: check_workdir(tmp_path, config, default_values(config)),
-    lambda: evaluate.run(args),
+    lambda: evaluate.run(to_evaluate),
     load,
   ]
 
@@ -89,6 +94,11 @@ def test_damaged_metrics(tmp_path, capsys, count):
   (tmp_path / "config.json").write_text("{}")
   path = tmp_path / "metrics.jsonl"
   good = [json.dumps(row(step)).encode() for step in range(1, 5)]
+  run = types.SimpleNamespace(
+    score_key="val/top1",
+    num_steps=6,
+    recipe=types.SimpleNamespace(patience=None),
+  )
   # matplotlib makes a cache of its own at the first picture.
   plots.training_curves([row(1)], "a net", tmp_path / "first.png")
 
@@ -107,7 +117,7 @@ def test_damaged_metrics(tmp_path, capsys, count):
     log = Log(tmp_path, 4, 6)
     for step in (5, 6):
       log.write(step, {k: v for k, v in row(step).items() if k != "step"})
-    loop._print_summary(log, loop._summary(log, 6), tmp_path)
+    loop._print_summary(run, log, loop._summary(run, log, 6), tmp_path)
     if draws:
       plots.training_curves(log.rows, "a net", tmp_path / "curves.png")
     log.close()

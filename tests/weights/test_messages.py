@@ -175,8 +175,8 @@ CASES = {
     "you mean 'resnet50'?",
   ),
   "a network without published weights": (
-    lambda *_: fr.from_pretrained("cifar_resnet20"),
-    "cifar_resnet20 has no published weights: give a weight file",
+    lambda *_: fr.from_pretrained("cifar_resnet1202"),
+    "cifar_resnet1202 has no published weights: give a weight file",
   ),
   "no channels": (
     lambda path, tensors: (
