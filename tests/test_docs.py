@@ -210,7 +210,9 @@ def run_page(page, run):
       done += 1
     for command in runnable(text) if kind == "" else ():
       code, out, err = run(command)
-      assert (code, err) == (0, ""), command
+      # A line says how weights want images to be prepared.
+      said = err if err.startswith("images are prepared as") else ""
+      assert (code, err) == (0, said), command
       assert out, command
       done += 1
   return done

@@ -206,11 +206,13 @@ def _forward(
   model: ResNet, variables: Variables, images: Images, stage: str, offset: Array
 ) -> tuple[Array, Array]:
   """Returns the map of a stage, to which `offset` is added, and the logits."""
-  last = len(model.stage_sizes)
   number = int(stage.removeprefix("stage"))
+  if number == len(model.stage_sizes):  # The head alone is behind it.
+    maps = model.apply(variables, images, train=False, method="features")
+    last = cast(dict[str, Array], maps)[stage]
+    logits = model.apply(variables, last + offset, train=False, method="head")
+    return last, cast(Array, logits)
   module = f"{stage}_block{model.stage_sizes[number - 1]}"
-  if model.pre_activation and number == last:
-    module = "bn"
   found = []
 
   def add_offset(
