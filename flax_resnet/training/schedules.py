@@ -29,7 +29,6 @@ def make_schedule(
 
   Args:
     num_steps: length of the run in steps.
-    batch_size: examples of a step.
     schedule: way in which the rate falls from its peak. "cosine": along half a
       wave (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983); "step":
       by `decay_rate` at each of `boundaries`; "polynomial": as the `power` of
