@@ -12,6 +12,7 @@ Linux only.
 
 import argparse
 from collections.abc import Callable
+import ctypes
 import dataclasses
 import functools
 import importlib
@@ -76,11 +77,14 @@ class Measured:
     name: name of the contender.
     case: network and batch.
     path: path of the JSON file that is written.
+    trim: whether ours gives back what compilation leaves in the heap, as the
+      trainer does.
   """
 
   name: str
   case: Case
   path: str
+  trim: bool
 
   def __call__(self) -> Work:
     importlib.import_module(CONTENDERS[self.name])
@@ -102,6 +106,8 @@ class Measured:
     work = make()
     work(1)
     first = time.perf_counter() - start
+    if self.trim and self.name == "ours":
+      ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.
 
     def measured(steps: int) -> None:
@@ -124,12 +130,14 @@ def _status(key: str) -> float:
   return int(value.split()[1]) / 1024
 
 
-def measure(case: Case, rounds: int, seconds: float) -> dict[str, dict]:
+def measure(
+  case: Case, rounds: int, seconds: float, trim: bool
+) -> dict[str, dict]:
   """Returns images/s, memory in MiB, and seconds to the first step's end."""
   found: dict[str, dict] = {}
   with tempfile.TemporaryDirectory() as folder:
     makers = {
-      name: Measured(name, case, str(pathlib.Path(folder, name)))
+      name: Measured(name, case, str(pathlib.Path(folder, name)), trim)
       for name in CONTENDERS
     }
     results: dict[str, Result] = take_turns(makers, rounds, seconds)
@@ -160,6 +168,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--seconds", type=float, default=1.5)
   parser.add_argument("--out", default="scaling.png")
+  parser.add_argument("--trim", action="store_true", help="as the trainer does")
   flags = parser.parse_args()
   print(versions())
   print(
@@ -171,7 +180,7 @@ def main() -> None:
   for title in flags.curves or CURVES:
     drawn[title] = {}
     for number, case in CURVES[title].items():
-      row = measure(case, flags.rounds, flags.seconds)
+      row = measure(case, flags.rounds, flags.seconds, flags.trim)
       drawn[title][number] = row
       ours, theirs = row["ours"], row["PyTorch"]
       print(

@@ -13,8 +13,9 @@ Published: 91.25 % top-1 with ResNet-20, in 64,000 steps (He et al. 2015, Table
            6)
 Measured:  91.37 % top-1 (seed 0, fixed beforehand; standard error 0.28), the
            last step; 96 minutes on one core of an AMD EPYC (Zen 5), JAX 0.10.2,
-           at 355 images/s. Two idle cores of it take 513, so 65 minutes, and
-           PyTorch's steps of this size 891 (benchmarks/scaling.py)
+           at 355 images/s beside other work. A step of two idle cores of it
+           has 513, which would be 65 minutes, and PyTorch's 891
+           (benchmarks/scaling.py)
 """
 
 from cifar10_resnet20 import get_config as paper

@@ -41,45 +41,6 @@ _FORMATS = (
   ".pt2 .pte .pth .safetensors .stablehlo .tar .tflite .th .torchscript .trt "
   ".zip"
 )
-# What flags of other trainers (timm, torchvision, PyTorch's example, Keras) are
-# in that of this package.
-_TRAIN_FLAGS = {
-  "--amp": "--config.model.dtype=bfloat16",
-  "--arch": "--config.model.name=NAME",
-  "--batch-size": "--config.batch_size=N, of all devices together",
-  "--cutmix": "--config.augment.cutmix=ALPHA",
-  "--data": "--config.data.root=DIR or --config.data.data_dir=DIR",
-  "--data-dir": "--config.data.root=DIR or --config.data.data_dir=DIR",
-  "--data-path": "--config.data.root=DIR or --config.data.data_dir=DIR",
-  "--dataset": "--config.data.name=NAME",
-  "--device": "JAX_PLATFORMS=cpu before the command; a GPU or TPU is found",
-  "--drop-path": "--config.model.stochastic_depth=P",
-  "--epochs": "--config.num_epochs=N",
-  "--finetune": "--config.init_from=FILE|TAG",
-  "--gpu": "CUDA_VISIBLE_DEVICES=0 before the command",
-  "--image-size": "--config.data.image_size=N",
-  "--img-size": "--config.data.image_size=N",
-  "--initial-checkpoint": "--config.init_from=FILE|TAG",
-  "--learning-rate": "--config.optim.learning_rate=X",
-  "--lr": "--config.optim.learning_rate=X",
-  "--mixup": "--config.augment.mixup=ALPHA",
-  "--model": "--config.model.name=NAME",
-  "--model-ema": "--config.ema_decay=0.9999",
-  "--momentum": "--config.optim.momentum=X",
-  "--num-classes": "--config.model.num_classes=N",
-  "--opt": "--config.optim.name=NAME",
-  "--output": "--workdir DIR",
-  "--output-dir": "--workdir DIR",
-  "--pretrained": "--config.init_from=FILE|TAG",
-  "--resume": "the same command: a run in its --workdir continues",
-  "--sched": "--config.optim.schedule=NAME",
-  "--seed": "--config.seed=N, or --seeds 0,1,2",
-  "--smoothing": "--config.loss.label_smoothing=X",
-  "--wd": "--config.optim.weight_decay=X",
-  "--weight-decay": "--config.optim.weight_decay=X",
-  "--weights": "--config.init_from=FILE|TAG",
-  "--workers": "--config.data.num_threads=N",
-}
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _formatwarning = warnings.formatwarning
 
@@ -91,14 +52,18 @@ class Parser(argparse.ArgumentParser):
     raise InputError(f"{message}: see {self.prog} --help")
 
   def parse_with_overrides(self) -> argparse.Namespace:
-    """Returns the flags; `overrides` are the "key=value" of "--config.key"."""
+    """Returns the flags; `overrides` are the "key=value" of "--config.key".
+
+    A command may have a default `elsewhere`: flags of other programs, and what
+    they are here.
+    """
     args, others = self.parse_known_args()
     prefix = "--config."
     for other in others:
       if not other.startswith(prefix):
         flag = other.partition("=")[0]
-        ours = _TRAIN_FLAGS.get(flag.replace("_", "-").lower())
-        if ours and getattr(args, "verb", "train") == "train":
+        spelled = flag.replace("_", "-").lower()
+        if ours := getattr(args, "elsewhere", {}).get(spelled):
           raise InputError(f"{flag} is here {ours}")
         self.error(f"{other} is not a flag")
     args.overrides = [other.removeprefix(prefix) for other in others]

@@ -20,8 +20,48 @@ with epy.lazy_imports():  # "--help" needs no JAX.
 
   from flax_resnet import hosts
 
+# What flags of timm, torchvision, PyTorch's example and Keras are here.
+_ELSEWHERE = {
+  "--amp": "--config.model.dtype=bfloat16",
+  "--arch": "--config.model.name=NAME",
+  "--batch-size": "--config.batch_size=N, of all devices together",
+  "--cutmix": "--config.augment.cutmix=ALPHA",
+  "--data": "--config.data.root=DIR or --config.data.data_dir=DIR",
+  "--data-dir": "--config.data.root=DIR or --config.data.data_dir=DIR",
+  "--data-path": "--config.data.root=DIR or --config.data.data_dir=DIR",
+  "--dataset": "--config.data.name=NAME",
+  "--device": "JAX_PLATFORMS=cpu before the command; a GPU or TPU is found",
+  "--drop-path": "--config.model.stochastic_depth=P",
+  "--epochs": "--config.num_epochs=N",
+  "--finetune": "--config.init_from=FILE|TAG",
+  "--gpu": "CUDA_VISIBLE_DEVICES=0 before the command",
+  "--image-size": "--config.data.image_size=N",
+  "--img-size": "--config.data.image_size=N",
+  "--initial-checkpoint": "--config.init_from=FILE|TAG",
+  "--learning-rate": "--config.optim.learning_rate=X",
+  "--lr": "--config.optim.learning_rate=X",
+  "--mixup": "--config.augment.mixup=ALPHA",
+  "--model": "--config.model.name=NAME",
+  "--model-ema": "--config.ema_decay=0.9999",
+  "--momentum": "--config.optim.momentum=X",
+  "--num-classes": "--config.model.num_classes=N",
+  "--opt": "--config.optim.name=NAME",
+  "--output": "--workdir DIR",
+  "--output-dir": "--workdir DIR",
+  "--pretrained": "--config.init_from=FILE|TAG",
+  "--resume": "the same command: a run in its --workdir continues",
+  "--sched": "--config.optim.schedule=NAME",
+  "--seed": "--config.seed=N, or --seeds 0,1,2",
+  "--smoothing": "--config.loss.label_smoothing=X",
+  "--wd": "--config.optim.weight_decay=X",
+  "--weight-decay": "--config.optim.weight_decay=X",
+  "--weights": "--config.init_from=FILE|TAG",
+  "--workers": "--config.data.num_threads=N",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.set_defaults(elsewhere=_ELSEWHERE)
   parser.add_argument(
     "--config",
     type=flags.path,

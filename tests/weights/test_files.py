@@ -32,6 +32,14 @@ def test_a_transposed_view_is_written_as_it_is(tmp_path):
   )
 
 
+def test_others_may_read_a_file_as_any_other(tmp_path):
+  """By itself, safetensors lets its owner alone."""
+  (tmp_path / "other").touch()
+  files.write(tmp_path / "x.safetensors", {"x": np.zeros(3)})
+  modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+  assert len(modes) == 1
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(
   state_dict, tmp_path, monkeypatch
 ):

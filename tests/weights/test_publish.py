@@ -22,7 +22,10 @@ from tests.weights.conftest import CASE
 NAMES = tuple(f"class {n}" for n in range(10))
 RECIPE = {
   "model": {"name": CASE.model},
-  "data": {"name": "digits", "train_split": "train"},
+  "data": {
+    **{"name": "digits", "train_split": "train"},
+    **{"data_dir": "/secret/sets", "root": "/secret/photos"},
+  },
 }
 RESULTS = {"val/top1": 0.9805, "val/count": 360, "step": 1_200}
 
@@ -60,6 +63,7 @@ def test_a_written_folder_is_opened(variables, tmp_path, capsys):
   assert (loaded.preprocessing, loaded.class_names) == (expected, NAMES)
   jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
   card = (tmp_path / "OUT" / "README.md").read_text()
+  assert "secret" not in card  # Where the data lies on a machine.
   for text in (
     "library_name: flax_resnet\n",
     "- **Data set:** `digits`, train\n",
