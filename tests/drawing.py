@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import pathlib
 from typing import Any
 
 from flax import linen as nn
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
+from PIL import Image
 
 
 def normal(
@@ -48,3 +50,14 @@ def variables_of(
     return jnp.asarray(scale * rng.normal(size=leaf.shape), dtype)
 
   return jax.tree.map(draw, variable_shapes(module, shape, dtype))
+
+
+def write_photographs(root: pathlib.Path) -> pathlib.Path:
+  """Writes a folder a class, of four, each with 30 images of 9x9 pixels."""
+  rng = np.random.default_rng(0)
+  for label in range(4):
+    (root / str(label)).mkdir()
+    for i in range(30):
+      pixels = rng.integers(0, 256, (9, 9, 3), np.uint8)
+      Image.fromarray(pixels).save(root / str(label) / f"{i}.png")
+  return root

@@ -6,8 +6,6 @@ import runpy
 import shlex
 import types
 
-import numpy as np
-from PIL import Image
 import pytest
 
 from flax_resnet.errors import InputError, RunError
@@ -15,6 +13,7 @@ from flax_resnet.storage import read_config
 from flax_resnet.training import load_recipe
 from flax_resnet.training.log import read_rows
 from flax_resnet.training.setup import set_up
+from tests import drawing
 from tests.recipes import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "rehearse.py"))
@@ -32,15 +31,8 @@ SCALED = {
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-  """A folder of four classes of 30 images: 96 to train on, 24 to evaluate."""
-  root = tmp_path_factory.mktemp("photographs")
-  rng = np.random.default_rng(0)
-  for label in range(4):
-    (root / str(label)).mkdir()
-    for i in range(30):
-      pixels = rng.integers(0, 256, (9, 9, 3), np.uint8)
-      Image.fromarray(pixels).save(root / str(label) / f"{i}.png")
-  return root
+  """96 images to train on and 24 to evaluate on."""
+  return drawing.write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def flat(config):
