@@ -14,8 +14,11 @@ the network. What is scaled, S being the recipe's `image_size`:
 - sizes of images: each times 64 / 224 (`--pixels`), so that the ratio of those
   that are trained and evaluated on stays;
 - batch: 64, or the most below it that pairs and copies of an image fill; the
-  learning rate follows by the recipe's own `get_config(batch_size=64)`. The
-  rates of LAMB and LARS, which do not follow the batch there, stay;
+  learning rate follows by the recipe's own `get_config(batch_size=64)`. Two
+  optimizers have no such rule there: LAMB's rate stays, as every step of it is
+  as long as the rate says; LARS's falls as the square root of the batch (You et
+  al. 2020, https://arxiv.org/abs/1904.00962), as scales and biases take it as
+  it is;
 - BatchNorm: over as many examples as there, at most the batch;
 - length: 6 epochs (`--epochs`) times (224 / S)^2, for equally many pixels,
   over the cost of the network, see `NETWORKS`;
@@ -116,6 +119,9 @@ def changes(
     "data.image_size": scaled_size(data.image_size, pixels),
     "data.num_threads": 2,
   }
+  if own.optim.name == "lars":
+    rate = own.optim.learning_rate * math.sqrt(batch / own.batch_size)
+    values["optim.learning_rate"] = round(rate, 4)
   if data.get("eval_image_size"):
     size = scaled_size(data.eval_image_size, pixels)
     values["data.eval_image_size"] = size
