@@ -90,6 +90,8 @@ def test_the_channels_are_those_of_the_stem(state_dict, tmp_path):
     ({}, 8, 1.0),
     # Its short side is 14 pixels: 13.7, rounded.
     ({"eval_image_size": 12, "center_crop_fraction": 0.875}, 12, 12 / 14),
+    ({"image_size": [12, 10], "center_crop_fraction": 0.9}, (12, 10), 0.9),
+    ({"eval_image_size": [12, 12], "center_crop_fraction": 0.9}, 12, 12 / 13),
   ],
 )
 def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
