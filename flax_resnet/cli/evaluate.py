@@ -323,6 +323,7 @@ def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:
     f"data.eval_image_size={expected.image_size}",
     f"data.center_crop_fraction={expected.center_crop_fraction}",
     f"data.eval_interpolation={expected.interpolation}",
+    f"data.eval_resize_first={expected.resize_first}",
     f"augment.mean={tuple(expected.mean)}",
     f"augment.std={tuple(expected.std)}",
   ]

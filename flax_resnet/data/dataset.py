@@ -528,6 +528,7 @@ def make_eval_split(
   eval_image_size: ImageSize | None = None,
   center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
   eval_interpolation: Interpolation = "bilinear",
+  eval_resize_first: bool = False,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
@@ -547,6 +548,9 @@ def make_eval_split(
       `crops.center_crop`; default 1.
     eval_interpolation: filter of the resize, one of Pillow's; default
       "bilinear".
+    eval_resize_first: whether to resize the whole image and not the middle
+      alone, which costs more: the very pixels of torchvision and timm, see
+      `crops.center_crop`; default False.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
     max_pixels: largest number of pixels of an image, see `open_source`.
@@ -559,6 +563,7 @@ def make_eval_split(
     center_crop_fraction,
     eval_interpolation,
     max_pixels,
+    resize_first=eval_resize_first,
   )
   shape = (*height_and_width(size), source.channels)
   reader = RecordReader(source, crop, shape, on_error)

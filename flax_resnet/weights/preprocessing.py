@@ -109,7 +109,7 @@ class Preprocessing:
       interpolation=data.get("eval_interpolation", "bilinear"),
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
-      resize_first=False,
+      resize_first=data.get("eval_resize_first", False),
     )
 
 

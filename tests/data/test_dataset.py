@@ -82,6 +82,18 @@ def test_the_section_says_what_is_seen(load, in_memory):
   assert index == 30
 
 
+def test_the_whole_image_is_resized_where_a_key_says_so(load):
+  keys = {"eval_image_size": 11, "center_crop_fraction": 0.7}
+  split = load(**keys, eval_resize_first=True).eval
+  (batch,) = split.eval_batches(batch_size=30)
+  (others,) = load(**keys).eval.eval_batches(batch_size=30)
+  exact = crops.center_crop(3, 11, 0.7, resize_first=True)
+  for index in range(30):
+    expected = exact(split.source[index]["image"], None)
+    np.testing.assert_array_equal(batch["image"][index], expected)
+  assert (batch["image"] != others["image"]).any()
+
+
 def test_images_need_not_be_squares(load):
   """Sizes as JSON has them; smaller ones, and squares, to begin with."""
   keys = {"image_size": [10, 16], "random_resized_crop": True}

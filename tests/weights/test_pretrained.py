@@ -102,3 +102,5 @@ def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
   assert Preprocessing.of_run(config) == Preprocessing(
     size, share, "bilinear", (0.3,), (0.35,), resize_first=False
   )
+  config["data"]["eval_resize_first"] = True
+  assert Preprocessing.of_run(config).resize_first
