@@ -124,11 +124,11 @@ def _program(
       return predictor.logits(predictor.variables, images)
     return predictor.model.apply(predictor.variables, images, train=False)
 
-  size, channels = predictor.preprocessing.image_size, predictor.channels
+  (height, width), channels = predictor.preprocessing.shape, predictor.channels
   shape = (
-    f"b, {channels}, {size}, {size}"
+    f"b, {channels}, {height}, {width}"
     if nchw
-    else (f"b, {size}, {size}, {channels}")
+    else f"b, {height}, {width}, {channels}"
   )
   dtype = jnp.uint8 if pixels else jnp.float32
   return logits, jax.ShapeDtypeStruct(export.symbolic_shape(shape), dtype)

@@ -89,11 +89,10 @@ class Predictor:
     Raises:
       ImageError: if it is not an image, or cannot be read.
     """
-    size = self.preprocessing.image_size
     transform = crops.center_crop(
       self.channels,
-      size,
-      size / self.preprocessing.short_side,
+      self.preprocessing.image_size,
+      self.preprocessing.center_crop_fraction,
       self.preprocessing.interpolation,
       self.max_pixels,
       resize_first=self.preprocessing.resize_first,
@@ -161,12 +160,12 @@ class Predictor:
       except ImageError as error:
         return error
 
-    size = self.preprocessing.image_size
+    shape = (batch_size, *self.preprocessing.shape, self.channels)
     paths = iter(paths)
     with futures.ThreadPoolExecutor() as pool:
       while batch := list(itertools.islice(paths, batch_size)):
         # One shape, one compilation.
-        pixels = np.zeros((batch_size, size, size, self.channels), np.uint8)
+        pixels = np.zeros(shape, np.uint8)
         errors: list[ImageError | None] = [None] * len(batch)
         for row, image in enumerate(pool.map(read, batch)):
           if isinstance(image, ImageError):

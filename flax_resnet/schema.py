@@ -100,6 +100,23 @@ class Location:
     return " or ".join(["a path of this machine", *urls])
 
 
+@dataclasses.dataclass(frozen=True)
+class Items:
+  """The items of a sequence of one length: `Items(("height", "width"))`.
+
+  Attributes:
+    names: name of each.
+  """
+
+  names: tuple[str, ...]
+
+  def __contains__(self, value: Any) -> bool:
+    return len(value) == len(self.names)
+
+  def __str__(self) -> str:
+    return f"({', '.join(self.names)}) of such"
+
+
 LocalPath = Annotated[str, Location()]
 Share = Annotated[float, Range(minimum=0, maximum=1)]
 Rate = Annotated[float, Range(minimum=0, below=1)]
@@ -110,7 +127,13 @@ Count = Annotated[int, Range(minimum=1)]
 Interpolation = Literal[
   "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 ]
-_Bounds = Range | Location | str | None  # What an annotation says of a type.
+# The square of it is `data.decoding.MAX_PIXELS`.
+MAX_IMAGE_SIZE = 9_459
+_Side = Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+# Height and width in pixels: one number if they are equal, or both.
+ImageSize = _Side | Annotated[Sequence[_Side], Items(("height", "width"))]
+# What an annotation says of a type.
+_Bounds = Range | Location | Items | str | None
 
 
 def build(
@@ -164,6 +187,12 @@ def arguments(
   together = {name: p for one in each for name, p in one.items()}
   checked = _check(section, values, together)
   return [{k: v for k, v in checked.items() if k in one} for one in each]
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+  """Returns height and width in pixels of a size that gives one or both."""
+  height, width = size if isinstance(size, Sequence) else (size, size)
+  return height, width
 
 
 def check_fields(instance: Any) -> None:
@@ -273,7 +302,8 @@ def _fits(value: Any, kind: Any, bounds: _Bounds) -> bool:
   if kind is bool:
     return type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's.
   if typing.get_origin(kind) is Sequence:
-    return not _wanted(value, kind)
+    fits = not _wanted(value, kind)
+    return fits and (not isinstance(bounds, Items) or value in bounds)
   if isinstance(bounds, Location):
     return isinstance(value, str) and value in bounds
   return beartype.door.is_bearable(value, kind)
@@ -285,7 +315,9 @@ def _options(annotation: Any) -> list[tuple[Any, _Bounds]]:
     return [o for arg in typing.get_args(annotation) for o in _options(arg)]
   if typing.get_origin(annotation) is Annotated:
     kind, *details = typing.get_args(annotation)
-    known = (d for d in details if isinstance(d, Range | Location | str))
+    known = (
+      d for d in details if isinstance(d, Range | Location | Items | str)
+    )
     return [(kind, next(known, None))]
   return [(annotation, None)]
 
@@ -296,8 +328,8 @@ def _spell(annotation: Any, typed: bool = True) -> str:
 
 
 def _spell_option(kind: Any, bounds: _Bounds, typed: bool) -> str:
-  if isinstance(bounds, str):
-    return bounds
+  if isinstance(bounds, str | Items):
+    return str(bounds)
   if bounds is not None:
     return f"{kind.__name__}, {bounds}" if typed else str(bounds)
   if kind is types.NoneType:

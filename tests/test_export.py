@@ -14,6 +14,7 @@ from flax_resnet.export import to_onnx, to_stablehlo
 from flax_resnet.models.variables import stack
 from flax_resnet.onnx_graph import to_onnx as function_to_onnx
 from flax_resnet.predictor import Predictor
+from flax_resnet.schema import height_and_width
 from flax_resnet.weights.preprocessing import IMAGENET
 from tests.drawing import normal, variables_of
 
@@ -49,7 +50,7 @@ REFUSED = {
 @functools.cache
 def network(name, size):
   model = thin(name)
-  return model, variables_of(model, (1, size, size, 3))
+  return model, variables_of(model, (1, *height_and_width(size), 3))
 
 
 def predictor(model, variables, size):
@@ -79,12 +80,13 @@ def check(exported, expected, images, nchw):
 def compare(name, size, *, pixels, nchw):
   model, variables = network(name, size)
   ours = predictor(model, variables, size)
+  shape = (3, *height_and_width(size), 3)
   if pixels:
-    images = np.random.default_rng(2).integers(0, 256, (3, size, size, 3))
+    images = np.random.default_rng(2).integers(0, 256, shape)
     images = images.astype(np.uint8)
     expected = jax.jit(ours.logits)(variables, images)
   else:
-    images = np.asarray(normal(2, (3, size, size, 3)))
+    images = np.asarray(normal(2, shape))
     expected = evaluate(model, variables, images)
   exported = to_onnx(ours, pixels=pixels, nchw=nchw)
   check(exported, expected, images, nchw)
@@ -95,7 +97,7 @@ def compare(name, size, *, pixels, nchw):
   ("name", "size"),
   [
     *(("resnet18", 33), ("resnetv2_50", 32), ("cifar_resnet20", 8)),
-    *(("resnetblur18", 33), ("ecaresnetlight", 33)),
+    *(("resnetblur18", 33), ("ecaresnetlight", 33), ("resnet18", (33, 48))),
   ],
 )
 @pytest.mark.parametrize(("pixels", "nchw"), [(False, False), (True, True)])

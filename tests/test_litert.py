@@ -58,6 +58,17 @@ def test_logits_of_every_network_are_ours_or_it_is_refused(name):
 
 
 @pytest.mark.deep
+def test_images_need_not_be_squares():
+  size = (48, 33)
+  model, variables = network("resnet18", size)
+  images = np.asarray(normal(2, (3, *size, 3)))
+  ours = predictor(model, variables, size)
+  found = compute(to_litert(ours, pixels=False), images)
+  expected = np.asarray(evaluate(model, variables, images))
+  np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize(
   ("weights", "tolerance", "bytes_each"),
   [("float32", 1e-5, 4.1), ("float16", 5e-3, 2.1), ("int8", 0.1, 1.2)],

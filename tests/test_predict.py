@@ -42,6 +42,12 @@ def run(data_dir):
 def workdir(run, tmp_path_factory):
   """The workdir of that run, with weights that nobody has trained."""
   path = tmp_path_factory.mktemp("run")
+  write_run(path, run)
+  return path
+
+
+def write_run(path, run):
+  """Writes a workdir of a run."""
   checkpoint = path / "checkpoints" / "4"
   (checkpoint / "about").mkdir(parents=True)
   variables = variables_of(run.model, (1, *run.dataset.image_shape))
@@ -49,7 +55,6 @@ def workdir(run, tmp_path_factory):
   storage.write_digests(checkpoint / "state")
   storage.write_json(checkpoint / "about" / "metadata", run.about())
   storage.write_json(path / "config.json", run.about()["config"])
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +144,38 @@ def test_files_folders_and_patterns_are_found(folder, tmp_path, monkeypatch):
     "0/0.png",
     "1/5.png",
   ]
+
+
+def test_images_need_not_be_squares(call, data_dir, folder, tmp_path):
+  """Predicted, evaluated, shown and exported as the run sees them."""
+  run = make_run(
+    recipes.one_block(data_dir),
+    {"data.image_size": (6, 10), "data.center_crop_fraction": 0.9},
+  )
+  workdir = tmp_path / "run"
+  write_run(workdir, run)
+  predictor = Predictor.of(load_pretrained(workdir))
+  pixels = next(run.dataset.eval.eval_batches(batch_size=9))["image"]
+  assert pixels.shape == (9, 6, 10, 1)
+  logits = np.asarray(jax.jit(predictor.logits)(predictor.variables, pixels))
+  paths = [folder / str(n % 2) / f"{n}.png" for n in range(9)]
+  found = list(predictor.predict(paths, batch_size=9))
+  np.testing.assert_allclose(found, softmax(logits), atol=1e-5)
+  code, out, err = call(
+    *("predict", "--workdir", workdir, paths[0], "--cam", tmp_path / "cams")
+  )
+  assert (code, err) == (0, "")
+  with Image.open(tmp_path / "cams" / "0.png") as picture:
+    assert picture.size == (380, 228)
+  code, out, err = call("evaluate", "--workdir", workdir, "--json")
+  assert (code, err) == (0, "")
+  assert json.loads(out)["val/count"] == 360
+  network = tmp_path / "network.stablehlo"
+  code, out, _ = call("export", "--workdir", workdir, network, "--pixels")
+  assert code == 0
+  assert "takes uint8 [b, 6, 10, 1], gives" in out
+  exported = export.deserialize(bytearray(network.read_bytes()))
+  np.testing.assert_allclose(exported.call(pixels), logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])

@@ -21,6 +21,8 @@ from flax_resnet.schema import (
   build,
   check_fields,
   Count,
+  height_and_width,
+  ImageSize,
   Positive,
   Range,
   Rate,
@@ -46,6 +48,7 @@ def paint(
   layers: Count = 1,
   gloss: Share = 0.5,
   shades: Sequence[Rate] = (),
+  frame: ImageSize | None = None,
 ) -> dict:
   if width > 100:
     raise ValueError(f"width is {width}: use less for this canvas")
@@ -107,6 +110,12 @@ WRONG = [
   ({"corners": 0.5}, "corners is 0.5: use a tuple of float"),
   ({"gloss": -0.1}, "config.paint.gloss is -0.1: use 0 to 1"),
   ({"shades": (0.5, 1.0)}, "use a tuple of float, 0 or more, less than 1"),
+  ({"frame": 0}, "frame is 0: use 1 to 9,459 or (height, width) of such or "),
+  ({"frame": "3,4"}, "frame is '3,4': use int, 1 to 9,459 or (height, width)"),
+  ({"frame": (3,)}, "frame is (3,): use 1 to 9,459 or (height, width) of such"),
+  ({"frame": (3, 4, 5)}, "frame is (3, 4, 5): use 1 to 9,459 or (height,"),
+  ({"frame": (3, 0)}, "frame is (3, 0): use int, 1 to 9,459 or (height, "),
+  ({"frame": (3, 4.5)}, "frame is (3, 4.5): use int, 1 to 9,459 or (height, "),
 ]
 
 
@@ -115,6 +124,16 @@ def test_what_does_not_fit_the_signature_is_refused(changes, message):
   with pytest.raises(InputError) as error:
     build("config.paint", paint, GOOD | changes, canvas="c")
   assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"), [(5, (5, 5)), ((3, 4), (3, 4)), ([3, 4], (3, 4))]
+)
+def test_a_size_is_one_number_or_both(size, expected):
+  """As JSON has it, too."""
+  found = build("config.paint", paint, GOOD | {"frame": size}, canvas="c")
+  assert found["frame"] == size
+  assert height_and_width(size) == expected
 
 
 def test_a_missing_key_is_refused():

@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="average the logits of each image and its mirror image",
   )
   parser.add_argument(
-    "--image-size", type=int, metavar="N", help="pixels that the network sees"
+    "--image-size",
+    type=_image_size,
+    metavar="N|H,W",
+    help="pixels that the network sees, of each side or height and width",
   )
   parser.add_argument(
     "--crop-fraction",
@@ -71,10 +74,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
+def _image_size(text: str) -> int | tuple[int, int]:
+  """Returns the size that "224" or "96,128" gives."""
+  try:
+    sides = [int(side) for side in text.split(",")]
+  except ValueError:
+    sides = []
+  if len(sides) not in (1, 2):
+    raise InputError(
+      f"--image-size is {text!r}: give a number, or height and width, 96,128"
+    )
+  for side in sides:
+    flags.check_is_positive("--image-size", side)
+  return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 def run(args: argparse.Namespace) -> None:
   """Prints what each network comes to, as soon as it is evaluated."""
-  if args.image_size is not None:
-    flags.check_is_positive("--image-size", args.image_size)
   if args.top is not None:
     flags.check_is_positive("--top", args.top)
   if args.crop_fraction is not None and not 0.001 <= args.crop_fraction <= 1:
@@ -294,16 +310,20 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
 
 def _overrides(expected: "preprocessing.Preprocessing") -> list[str]:
   """Returns the keys of a recipe that prepare images as weights expect them."""
-  size, short_side = expected.image_size, expected.short_side
+  (height, width), (rows, columns) = expected.shape, expected.before_crop
+  square = height == width
+  seen = f"{height}" if square else f"{height} x {width}"
+  of = f"{rows}" if square else f"{rows} x {columns}"
   files.say(
-    f"images are prepared as the weights say: {size} pixels of {short_side}, "
+    f"images are prepared as the weights say: {seen} pixels of {of}, "
     f"{expected.interpolation}, mean {tuple(expected.mean)}, std "
     f"{tuple(expected.std)}"
   )
   return [
-    f"data.eval_image_size={size}",
-    f"data.center_crop_fraction={size / short_side}",
+    f"data.eval_image_size={expected.image_size}",
+    f"data.center_crop_fraction={expected.center_crop_fraction}",
     f"data.eval_interpolation={expected.interpolation}",
+    f"data.eval_resize_first={expected.resize_first}",
     f"augment.mean={tuple(expected.mean)}",
     f"augment.std={tuple(expected.std)}",
   ]

@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
       data = export.to_stablehlo(predictor, pixels=args.pixels, nchw=args.nchw)
   with storage.replacing(args.target) as partial:
     partial.write_bytes(data)
-  size = predictor.preprocessing.image_size
-  shape = [1 if as_litert else "b", size, size, predictor.channels]
+  batch = 1 if as_litert else "b"
+  shape = [batch, *predictor.preprocessing.shape, predictor.channels]
   if args.nchw:
     shape.insert(1, shape.pop())
   print(

@@ -37,6 +37,7 @@ _ELSEWHERE = {
   "--gpu": "CUDA_VISIBLE_DEVICES=0 before the command",
   "--image-size": "--config.data.image_size=N",
   "--img-size": "--config.data.image_size=N",
+  "--input-size": "--config.data.image_size=H,W",
   "--initial-checkpoint": "--config.init_from=FILE|TAG",
   "--learning-rate": "--config.optim.learning_rate=X",
   "--lr": "--config.optim.learning_rate=X",

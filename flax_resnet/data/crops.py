@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flax_resnet.data.decoding import decode, LazyImage, MAX_PIXELS
-from flax_resnet.schema import Interpolation
+from flax_resnet.schema import height_and_width, ImageSize, Interpolation
 
 # From a record's image, and the generator of its position in the run, to uint8
 # [h, w, c].
@@ -16,7 +16,7 @@ Transform = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 
 def center_crop(
   channels: int,
-  size: int,
+  size: ImageSize,
   fraction: float = 1.0,
   interpolation: Interpolation = "bilinear",
   max_pixels: int = MAX_PIXELS,
@@ -27,7 +27,9 @@ def center_crop(
 
   The short side is resized to `size / fraction`, then the middle is cut out:
   the pixels of torchvision's `Resize` and `CenterCrop` on a Pillow image,
-  antialiased as these are. Only what is kept is computed.
+  antialiased as these are. Only what is kept is computed. Where height and
+  width are not equal, the image is resized until it just covers both of them
+  over `fraction`, each rounded down, as timm has it.
 
   Pillow 13 chooses by the sizes whether it resizes rows or columns first, and
   rounds in between: for a part of an image some pixels may differ by a few
@@ -35,7 +37,7 @@ def center_crop(
 
   Args:
     channels: 1 for gray, 3 for RGB.
-    size: height and width of the result in pixels.
+    size: height and width of the result in pixels, one number or both.
     fraction: share of the short side that is kept: 1 (default) for all of it,
       0.875 (224 of 256) for ImageNet.
     interpolation: name of one of Pillow's: "bilinear" (default), "bicubic".
@@ -43,26 +45,48 @@ def center_crop(
     resize_first: whether to compute the whole image, and so the very pixels of
       torchvision with any Pillow; default False.
   """
+  rows, columns = height_and_width(size)
 
   def transform(image, rng):
     del rng
     pixels = decode(image, channels, max_pixels)
     height, width = pixels.shape[:2]
-    short = round(size / fraction)
-    if height == width == size == short:
+    resized = _covering(height, width, (rows, columns), fraction)
+    if (height, width) == (rows, columns) == (resized[1], resized[0]):
       return pixels
-    resized = [short * side // min(height, width) for side in (width, height)]
     # A narrow strip would become a large image.
     if resize_first and math.prod(resized) <= max_pixels:
       pixels = _resize(pixels, None, resized, interpolation)
-      left, top = (round((side - size) / 2) for side in resized)
-      return pixels[top : top + size, left : left + size]
-    left, right = _middle(width, resized[0], size)
-    top, bottom = _middle(height, resized[1], size)
+      left = round((resized[0] - columns) / 2)
+      top = round((resized[1] - rows) / 2)
+      return pixels[top : top + rows, left : left + columns]
+    left, right = _middle(width, resized[0], columns)
+    top, bottom = _middle(height, resized[1], rows)
     box = left, top, right, bottom
-    return _resize(pixels, box, [size, size], interpolation)
+    return _resize(pixels, box, [columns, rows], interpolation)
 
   return transform
+
+
+def _covering(
+  height: int, width: int, size: tuple[int, int], fraction: float
+) -> list[int]:
+  """Returns width and height of an image before the crop of its center.
+
+  Args:
+    height: height of the image in pixels.
+    width: width of the image in pixels.
+    size: height and width of the crop.
+    fraction: share of the image that is kept, where it has the crop's shape.
+  """
+  rows, columns = size
+  if rows == columns:
+    short = round(rows / fraction)
+    return [short * side // min(height, width) for side in (width, height)]
+  ratio = min(
+    height / math.floor(rows / fraction), width / math.floor(columns / fraction)
+  )
+  return [round(width / ratio), round(height / ratio)]
 
 
 def _middle(length: int, resized: int, size: int) -> tuple[float, float]:
@@ -97,7 +121,7 @@ def _resize(
 
 def random_resized_crop(
   channels: int,
-  size: int,
+  size: ImageSize,
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   max_pixels: int = MAX_PIXELS,
@@ -109,7 +133,7 @@ def random_resized_crop(
 
   Args:
     channels: 1 for gray, 3 for RGB.
-    size: height and width of the result in pixels.
+    size: height and width of the result in pixels, one number or both.
     scale: range of the part's share of the area, drawn uniformly; default
       (0.08, 1).
     ratio: range of its width over its height, drawn log-uniformly; default

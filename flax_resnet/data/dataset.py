@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
-import math
 import os
 from typing import Annotated, Any, Literal
 
@@ -29,13 +28,20 @@ from flax_resnet.data.policies import make_policy, Policy
 from flax_resnet.data.sources import Columns, OnError, Source
 from flax_resnet.data.webdataset import WebDatasetSource
 from flax_resnet.errors import reported_as
-from flax_resnet.schema import arguments, Count, Interpolation, LocalPath, Range
+from flax_resnet.schema import (
+  arguments,
+  Count,
+  height_and_width,
+  ImageSize,
+  Interpolation,
+  LocalPath,
+  MAX_IMAGE_SIZE,
+  Range,
+)
 
 with epy.lazy_imports():  # Slow to import, and not every data set needs it.
   from flax_resnet.data import tfds
 
-MAX_IMAGE_SIZE = math.isqrt(MAX_PIXELS)
-ImageSize = Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
 MaxPixels = Annotated[int, Range(minimum=1)]
 
 
@@ -337,7 +343,8 @@ def open_source(
     train_split: split to train on, in the notation of TFDS: "train",
       "train[:90%]".
     eval_split: split to evaluate on, in the same notation.
-    image_size: height and width of synthetic images in pixels.
+    image_size: height and width of synthetic images in pixels, one number or
+      both.
     data_dir: folder of TFDS sets; None (default) for TFDS's own default.
     root: path of the image folder, the manifest, the shards, the folder of
       parquet files or the .npz file.
@@ -403,7 +410,7 @@ def make_train_split(
   options: ReadOptions,
   *,
   image_size: ImageSize,
-  early_image_sizes: Sequence[Sequence[float]] = (),
+  early_image_sizes: Sequence[Sequence[float | Sequence[int]]] = (),
   random_resized_crop: bool = False,
   crop_scale: Sequence[Annotated[float, Range(above=0, maximum=1)]] = (0.08, 1),
   repeated_augmentation: Count = 1,
@@ -418,7 +425,8 @@ def make_train_split(
     source: the records.
     operations: random operations after the crop, or None.
     options: threads and processes that read ahead.
-    image_size: height and width of the images in pixels.
+    image_size: height and width of the images in pixels: one number if they are
+      equal, or both.
     early_image_sizes: pairs (until, size): until this share of the run, train
       on images of this size, which costs less; `image_size` is the last one.
       Default ().
@@ -439,18 +447,7 @@ def make_train_split(
   Raises:
     ValueError: for sizes or a range that cannot be.
   """
-  before = 0.0
-  for pair in early_image_sizes:
-    if (
-      len(pair) != 2
-      or not before < pair[0] < 1
-      or pair[1] not in range(1, MAX_IMAGE_SIZE + 1)
-    ):
-      raise ValueError(
-        f"early_image_sizes is {early_image_sizes}: use pairs of a share of "
-        "the run, each larger than the one before, and a whole size"
-      )
-    before = pair[0]
+  early = _early_sizes(early_image_sizes)
   if len(crop_scale) != 2 or crop_scale[0] > crop_scale[1]:
     raise ValueError(
       f"crop_scale is {tuple(crop_scale)}: use two numbers, the smaller first"
@@ -467,7 +464,7 @@ def make_train_split(
   if in_memory and random:
     source = sources.DecodedSource(source, max_pixels)
 
-  def reader(size: int) -> RecordReader:
+  def reader(size: ImageSize) -> RecordReader:
     if random_resized_crop:
       crop = crops.random_resized_crop(
         source.channels, size, (low, high), max_pixels=max_pixels
@@ -479,7 +476,7 @@ def make_train_split(
       pixels = crop(image, rng)
       return operations(pixels, rng) if operations else pixels
 
-    shape = (size, size, source.channels)
+    shape = (*height_and_width(size), source.channels)
     return RecordReader(source, transform, shape, on_error, replace=True)
 
   split = Split(
@@ -487,12 +484,40 @@ def make_train_split(
     reader(image_size),
     options,
     random=random,
-    early=[(until, reader(int(size))) for until, size in early_image_sizes],
+    early=[(until, reader(size)) for until, size in early],
     repeats=repeated_augmentation,
     balanced=labels,
     on_error=on_error,
   )
   return split.in_memory() if in_memory and not random else split
+
+
+def _early_sizes(
+  pairs: Sequence[Sequence[float | Sequence[int]]],
+) -> list[tuple[float, tuple[int, int]]]:
+  """Returns the pairs of `early_image_sizes`, each with height and width.
+
+  Raises:
+    ValueError: for what is no such pairs.
+  """
+  found, before = [], 0.0
+  for pair in pairs:
+    until, size = pair if len(pair) == 2 else ((), ())
+    sides = size if isinstance(size, Sequence) else (size, size)
+    if (
+      isinstance(until, Sequence)
+      or not before < until < 1
+      or len(sides) != 2
+      or any(side not in range(1, MAX_IMAGE_SIZE + 1) for side in sides)
+    ):
+      raise ValueError(
+        f"early_image_sizes is {pairs}: use pairs of a share of the run, each "
+        "larger than the one before, and a whole size, or (height, width)"
+      )
+    height, width = map(int, sides)
+    found.append((until, (height, width)))
+    before = until
+  return found
 
 
 def make_eval_split(
@@ -503,6 +528,7 @@ def make_eval_split(
   eval_image_size: ImageSize | None = None,
   center_crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)] = 1.0,
   eval_interpolation: Interpolation = "bilinear",
+  eval_resize_first: bool = False,
   on_error: OnError = "stop",
   max_pixels: MaxPixels = MAX_PIXELS,
   in_memory: bool = False,
@@ -512,15 +538,19 @@ def make_eval_split(
   Args:
     source: the records.
     options: threads and processes that read ahead.
-    image_size: height and width of the images that are trained on, in pixels.
+    image_size: height and width of the images that are trained on, in pixels,
+      one number or both.
     eval_image_size: height and width of the images; None (default) for
       `image_size`. Random parts show things larger than they are, so that a
       network trained on few pixels is best tested on more (Touvron et al. 2019,
       arXiv:1906.06423).
-    center_crop_fraction: share of the short side that is seen, 0.001 to 1;
-      default 1.
+    center_crop_fraction: share of the short side that is seen, 0.001 to 1, see
+      `crops.center_crop`; default 1.
     eval_interpolation: filter of the resize, one of Pillow's; default
       "bilinear".
+    eval_resize_first: whether to resize the whole image and not the middle
+      alone, which costs more: the very pixels of torchvision and timm, see
+      `crops.center_crop`; default False.
     on_error: "stop" (default) at a broken image with its name, or "skip" to
       leave it out.
     max_pixels: largest number of pixels of an image, see `open_source`.
@@ -533,8 +563,10 @@ def make_eval_split(
     center_crop_fraction,
     eval_interpolation,
     max_pixels,
+    resize_first=eval_resize_first,
   )
-  reader = RecordReader(source, crop, (size, size, source.channels), on_error)
+  shape = (*height_and_width(size), source.channels)
+  reader = RecordReader(source, crop, shape, on_error)
   split = Split(source, reader, options, on_error=on_error)
   return split.in_memory() if in_memory else split
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 import simplejpeg
 
 from flax_resnet.errors import ImageError
+from flax_resnet.schema import height_and_width, ImageSize
 
 try:
   import pillow_heif  # pyright: ignore[reportMissingImports] - an extra
@@ -205,25 +206,26 @@ class LazyImage:
     return _decode_with_pillow(self._jpeg.data, 3, self._max_pixels)
 
   def resized_crop(
-    self, top: int, left: int, height: int, width: int, size: int
+    self, top: int, left: int, height: int, width: int, size: ImageSize
   ) -> np.ndarray:
-    """Returns a part of the image, resized to uint8 [size, size, channels].
+    """Returns a part of the image, resized to uint8 [h, w, channels].
 
     First the part is shrunk by the largest of 1, 2, 4 and 8 that leaves both
-    its sides `size` pixels, each the mean of those it stands for (libjpeg does
-    so in the frequency domain); the rest of the way is bilinear.
+    its sides the pixels of `size`, each the mean of those it stands for
+    (libjpeg does so in the frequency domain); the rest of the way is bilinear.
 
     Args:
       top: first row of the part.
       left: first column of the part.
       height: height of the part in pixels.
       width: width of the part in pixels.
-      size: height and width of the result in pixels.
+      size: height and width of the result in pixels, one number or both.
 
     Raises:
       ImageError: if the image is broken.
     """
-    fitting = max(1, min(height, width) // size)
+    rows_out, columns_out = height_and_width(size)
+    fitting = max(1, min(height // rows_out, width // columns_out))
     factor = next(k for k in (8, 4, 2, 1) if k <= fitting)
     bottom, right = top + height, left + width
     if self._jpeg and self._jpeg.sequential:
@@ -237,8 +239,10 @@ class LazyImage:
       if factor > 1:
         shape = (round(width / factor), round(height / factor))
         part = cv2.resize(part, shape, interpolation=cv2.INTER_AREA)
-    resized = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-    return resized.reshape(size, size, self._channels)
+    resized = cv2.resize(
+      part, (columns_out, rows_out), interpolation=cv2.INTER_LINEAR
+    )
+    return resized.reshape(rows_out, columns_out, self._channels)
 
 
 def decode(

@@ -22,7 +22,7 @@ import numpy as np
 from flax_resnet.data.decoding import decode, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.errors import ImageError
-from flax_resnet.schema import LocalPath
+from flax_resnet.schema import height_and_width, ImageSize, LocalPath
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
   import tensorflow_datasets as tfds
@@ -108,15 +108,17 @@ class SyntheticSource:
 
   Args:
     num_examples: number of records.
-    image_size: height and width in pixels.
+    image_size: height and width in pixels, one number or both.
     num_classes: number of classes; labels take turns.
   """
 
   channels = 3
 
-  def __init__(self, num_examples: int, image_size: int, num_classes: int):
+  def __init__(
+    self, num_examples: int, image_size: ImageSize, num_classes: int
+  ):
     self._num_examples = num_examples
-    self._shape = (image_size, image_size, self.channels)
+    self._shape = (*height_and_width(image_size), self.channels)
     self.class_names = [str(label) for label in range(num_classes)]
 
   def __len__(self) -> int:
@@ -141,7 +143,7 @@ class SyntheticSource:
 
 
 def open_synthetic(
-  split: str, image_size: int, num_classes: int
+  split: str, image_size: ImageSize, num_classes: int
 ) -> SyntheticSource:
   """Returns one of the splits of `SYNTHETIC_SIZES`.
 

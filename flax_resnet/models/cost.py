@@ -18,6 +18,7 @@ import numpy as np
 
 from flax_resnet.models.resnet import ResNet
 from flax_resnet.models.variables import count_parameters
+from flax_resnet.schema import height_and_width, ImageSize
 
 TABLE = pathlib.Path(__file__).with_name("costs.csv")
 
@@ -40,7 +41,7 @@ class Cost:
   activations: int
 
 
-def cost(model: ResNet, image_size: int) -> Cost:
+def cost(model: ResNet, image_size: ImageSize) -> Cost:
   """Returns the cost of a network, without running it.
 
   Multiply-adds are counted in its traced computation; products with the padding
@@ -48,7 +49,7 @@ def cost(model: ResNet, image_size: int) -> Cost:
 
   Args:
     model: the network.
-    image_size: height and width of the image, in pixels.
+    image_size: height and width of the image in pixels, one number or both.
   """
   if not model.block_widths:
     model = model.clone(scan=True)  # Costs the same and is counted faster.
@@ -56,7 +57,8 @@ def cost(model: ResNet, image_size: int) -> Cost:
   def run(key, images):
     return model.init_with_output(key, images, train=False)
 
-  images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+  shape = (1, *height_and_width(image_size), 3)
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
   jaxpr, (_, variables) = jax.make_jaxpr(run, return_shape=True)(
     jax.random.key(0), images
   )

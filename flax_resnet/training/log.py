@@ -272,6 +272,12 @@ def _subject(run: Run, state: TrainState) -> Iterator[str]:
   )
 
 
+def _pixels(shape: Sequence[int]) -> str:
+  """Returns "160", or "96x128" of images that are not square."""
+  height, width, _ = shape
+  return str(height) if height == width else f"{height}x{width}"
+
+
 def _options(run: Run, state: TrainState) -> Iterator[str]:
   """Yields lines on what is not so in every run."""
   recipe = run.recipe
@@ -291,7 +297,7 @@ def _options(run: Run, state: TrainState) -> Iterator[str]:
     )
   if early := run.dataset.train.early:
     sizes = [
-      f"of {reader.image_shape[0]} pixels until step "
+      f"of {_pixels(reader.image_shape)} pixels until step "
       f"{round(until * run.num_steps):,}"
       for until, reader in early
     ]

@@ -265,12 +265,10 @@ def _preprocessing(
 ) -> Preprocessing | None:
   if timm:
     _, height, width = timm.get("test_input_size") or timm["input_size"]
-    if height != width:
-      raise ValueError(f"images of {height} x {width} pixels: only squares")
     if (mode := timm.get("crop_mode", "center")) != "center":
       raise ValueError(f"crop_mode is {mode!r:.60}: only center")
     return Preprocessing(
-      image_size=width,
+      image_size=width if height == width else (height, width),
       crop_fraction=timm.get("test_crop_pct") or timm["crop_pct"],
       # "random" was trained with bilinear and bicubic in turn.
       interpolation=timm["interpolation"].replace("random", "bilinear"),
@@ -281,6 +279,9 @@ def _preprocessing(
     return None
   size = processor.get("size", 224)
   if isinstance(size, Mapping):
+    height = size.get("height")
+    if height != (width := size.get("width", height)):
+      raise ValueError(f"images of {height} x {width} pixels: only squares")
     size = size.get("shortest_edge") or size.get("height") or 224
   return Preprocessing(
     image_size=size,

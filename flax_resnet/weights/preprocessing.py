@@ -6,10 +6,13 @@ import math
 from typing import Annotated, Any
 
 from flax_resnet import schema
-from flax_resnet.schema import Interpolation, Positive, Range
-
-# The square of it is `data.decoding.MAX_PIXELS`.
-MAX_IMAGE_SIZE = 9_459
+from flax_resnet.schema import (
+  height_and_width,
+  ImageSize,
+  Interpolation,
+  Positive,
+  Range,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +20,10 @@ class Preprocessing:
   """What weights expect of an image.
 
   Attributes:
-    image_size: height and width that the network sees, in pixels.
+    image_size: height and width that the network sees, in pixels: one number if
+      they are equal, or both.
     crop_fraction: side of the center crop over the short side of the image, in
-      [0.001, 1]; see `short_side`.
+      [0.001, 1]; see `before_crop`.
     interpolation: filter of the resize.
     mean: mean by channel, of images scaled to [0, 1].
     std: standard deviation by channel.
@@ -30,7 +34,7 @@ class Preprocessing:
     ValueError: for a value of the wrong type or out of its range.
   """
 
-  image_size: Annotated[int, Range(minimum=1, maximum=MAX_IMAGE_SIZE)]
+  image_size: ImageSize
   crop_fraction: Annotated[float, Range(minimum=0.001, maximum=1)]
   interpolation: Interpolation
   mean: Sequence[float]
@@ -45,13 +49,36 @@ class Preprocessing:
       )
 
   @property
-  def short_side(self) -> int:
-    """Short side of an image before the crop, in pixels.
+  def shape(self) -> tuple[int, int]:
+    """Height and width that the network sees, in pixels."""
+    return height_and_width(self.image_size)
+
+  @property
+  def before_crop(self) -> tuple[int, int]:
+    """Height and width that an image just covers before the crop, in pixels.
 
     Rounded down, as timm and transformers do it: 235 for 224 of 0.95.
     """
-    # The quotient of two whole numbers may be a little less than it is.
-    return math.floor(self.image_size / self.crop_fraction + 1e-6)
+    height, width = self.shape
+    # The quotient of two whole numbers may be a little less than it is. What is
+    # not a square has the fraction itself, not such a quotient.
+    more = 1e-6 if height == width else 0
+    return (
+      math.floor(height / self.crop_fraction + more),
+      math.floor(width / self.crop_fraction + more),
+    )
+
+  @property
+  def short_side(self) -> int:
+    """Short side of an image of the crop's shape before the crop, in pixels."""
+    return min(self.before_crop)
+
+  @property
+  def center_crop_fraction(self) -> float:
+    """The fraction by which `data.crops.center_crop` cuts the same center."""
+    height, width = self.shape
+    # That rounds a square's to the nearest number, and others down.
+    return height / self.short_side if height == width else self.crop_fraction
 
   def with_channels(self, channels: int) -> "Preprocessing":
     """Returns the preprocessing of images with another number of channels.
@@ -72,15 +99,17 @@ class Preprocessing:
     """Returns how a run evaluates, from its config."""
     data, augment = config["data"], config["augment"]
     size = data.get("eval_image_size") or data["image_size"]
-    # As `crops.center_crop` rounds it.
-    short_side = round(size / data.get("center_crop_fraction", 1.0))
+    fraction = data.get("center_crop_fraction", 1.0)
+    height, width = height_and_width(size)
+    if height == width:  # As `crops.center_crop` rounds it.
+      fraction = height / round(height / fraction)
     return cls(
-      image_size=size,
-      crop_fraction=size / short_side,
+      image_size=height if height == width else (height, width),
+      crop_fraction=fraction,
       interpolation=data.get("eval_interpolation", "bilinear"),
       mean=tuple(augment["mean"]),
       std=tuple(augment["std"]),
-      resize_first=False,
+      resize_first=data.get("eval_resize_first", False),
     )
 
 

@@ -158,13 +158,14 @@ def _pretrained_cfg(
   channels: int,
 ) -> dict[str, Any]:
   """Returns what timm wants to know of weights."""
-  size, short_side = preprocessing.image_size, preprocessing.short_side
+  (height, width), short_side = preprocessing.shape, preprocessing.short_side
   crop = preprocessing.crop_fraction
-  if math.floor(size / crop) != short_side:  # A little less is rounded right.
-    crop = math.floor(size / short_side * 1e6) / 1e6
+  # A little less is rounded right.
+  if height == width and math.floor(height / crop) != short_side:
+    crop = math.floor(height / short_side * 1e6) / 1e6
   return {
     "custom_load": False,
-    "input_size": [channels, size, size],
+    "input_size": [channels, height, width],
     "fixed_input_size": False,
     "interpolation": preprocessing.interpolation,
     "crop_pct": crop,
@@ -187,12 +188,12 @@ def _card(
 ) -> str:
   """Returns the text of README.md, which the hub shows."""
   cfg, results = config["pretrained_cfg"], results or {}
-  _, size, _ = cfg["input_size"]
+  _, height, width = cfg["input_size"]
   parameters = count_parameters(variables["params"])
   facts = {
     "Architecture": f"`{config['architecture']}`, {parameters:,} parameters, "
     f"{config['num_classes']:,} classes",
-    "Images": f"{size} x {size} pixels (crop_pct {cfg['crop_pct']:.6g}, "
+    "Images": f"{height} x {width} pixels (crop_pct {cfg['crop_pct']:.6g}, "
     f"{cfg['interpolation']}), mean {cfg['mean']}, std {cfg['std']}",
   }
   if recipe:

@@ -39,6 +39,13 @@ CASES = {
   "evaluate": "give either --workdir or --weights",
   "evaluate --weights {weights}": "--weights needs --config for the data",
   "evaluate --workdir {workdir} --image-size 0": "--image-size is 0: use 1",
+  "evaluate --workdir {workdir} --image-size 8,0": "--image-size is 0: use 1",
+  "evaluate --workdir {workdir} --image-size 3,8,9": (
+    "--image-size is '3,8,9': give a number, or height and width, 96,128"
+  ),
+  "evaluate --workdir {workdir} --image-size 8x9": (
+    "--image-size is '8x9': give a number, or height and width, 96,128"
+  ),
   "evaluate --workdir {workdir} --top 0": "--top is 0: use 1 or more",
   "evaluate --workdir {workdir} --crop-fraction 2": (
     "--crop-fraction is 2.0: use 0.001 to 1"

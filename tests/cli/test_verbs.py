@@ -178,15 +178,19 @@ def test_flip_size_and_crop(call, workdir):
     (),
     ("--flip",),
     ("--image-size", 12),
+    ("--image-size", "12,8"),
     ("--crop-fraction", 0.5),
   ):
     code, out, err = call("evaluate", "--workdir", workdir, "--json", *flags)
     assert (code, err) == (0, "")
     rows[flags] = json.loads(out)["val/loss"]
-  assert len(set(rows.values())) == 4
+  assert len(set(rows.values())) == 5
   key = "--config.data.eval_image_size=12"
   code, out, _ = call("evaluate", "--workdir", workdir, "--json", key)
   assert json.loads(out)["val/loss"] == rows["--image-size", 12]
+  key = "--config.data.eval_image_size=12,8"
+  code, out, _ = call("evaluate", "--workdir", workdir, "--json", key)
+  assert json.loads(out)["val/loss"] == rows["--image-size", "12,8"]
 
 
 def test_several_networks_are_one_table(call, workdir, tmp_path):

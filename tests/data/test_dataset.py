@@ -82,6 +82,38 @@ def test_the_section_says_what_is_seen(load, in_memory):
   assert index == 30
 
 
+def test_the_whole_image_is_resized_where_a_key_says_so(load):
+  keys = {"eval_image_size": 11, "center_crop_fraction": 0.7}
+  split = load(**keys, eval_resize_first=True).eval
+  (batch,) = split.eval_batches(batch_size=30)
+  (others,) = load(**keys).eval.eval_batches(batch_size=30)
+  exact = crops.center_crop(3, 11, 0.7, resize_first=True)
+  for index in range(30):
+    expected = exact(split.source[index]["image"], None)
+    np.testing.assert_array_equal(batch["image"][index], expected)
+  assert (batch["image"] != others["image"]).any()
+
+
+def test_images_need_not_be_squares(load):
+  """Sizes as JSON has them; smaller ones, and squares, to begin with."""
+  keys = {"image_size": [10, 16], "random_resized_crop": True}
+  dataset = load(**keys)
+  assert dataset.image_shape == (10, 16, 3)
+  crop = crops.random_resized_crop(3, (10, 16))
+  assert_is(first_batch(dataset.train), dataset.train, crop)
+  (batch,) = dataset.eval.eval_batches(batch_size=30)
+  middle = crops.center_crop(3, (10, 16))
+  for index in range(30):
+    expected = middle(dataset.eval.source[index]["image"], None)
+    np.testing.assert_array_equal(batch["image"][index], expected)
+  square = load(**keys, eval_image_size=12).eval
+  assert square.reader.image_shape == (12, 12, 3)
+  early = load(**keys, early_image_sizes=[[0.25, [4, 6]], [0.5, 8]]).train
+  batches = early.train_batches(batch_size=20, seed=0, num_steps=4)
+  sizes = [next(batches)["image"].shape[1:3] for _ in range(4)]
+  assert sizes == [(4, 6), (8, 8), (10, 16), (10, 16)]
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_policy_comes_after_the_crop_and_only_in_training(load, in_memory):
   """Not on what is kept in memory once: it is drawn anew for each position."""

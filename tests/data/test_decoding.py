@@ -195,6 +195,19 @@ def test_a_large_part_is_shrunk_to_the_mean_of_its_pixels(kind, factor):
   assert np.abs(found.astype(float) - expected).mean() < 4
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(20, 80), (80, 20), (9, 100)])
+def test_a_part_is_shrunk_by_what_leaves_both_of_its_sides(kind, size):
+  pixels = photograph(200, 240, seed=1)
+  image = LazyImage(encode(pixels, kind, quality=95), 3)
+  found = image.resized_crop(17, 40, 160, 160, size)
+  part = Image.fromarray(pixels[17:177, 40:200])
+  expected = np.asarray(part.resize(size[::-1], Image.Resampling.BILINEAR))
+  assert found.shape == (*size, 3)
+  # Not antialiased beyond that; shrunk too far, it has no such detail.
+  assert np.abs(found.astype(float) - expected).mean() < 12
+
+
 JPEG, PNG = encode(RGB, "JPEG"), encode(RGB)
 
 

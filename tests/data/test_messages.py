@@ -23,13 +23,33 @@ FINE = {
 }
 SECTIONS = {
   ".image_sise is unknown: did you mean 'image_size'?": {"image_sise": 16},
-  ".image_size is 0: use 1 to 9,459": {"image_size": 0},
+  ".image_size is 0: use 1 to 9,459 or (height, width) of such": {
+    "image_size": 0
+  },
+  ".image_size is (96, 0): use int, 1 to 9,459 or (height, width) of such": {
+    "image_size": (96, 0)
+  },
+  ".image_size is (3, 96, 128): use 1 to 9,459 or (height, width) of such": {
+    "image_size": (3, 96, 128)
+  },
+  ".image_size is '96x128': use int, 1 to 9,459 or (height, width) of such": {
+    "image_size": "96x128"
+  },
+  ".eval_image_size is (96,): use 1 to 9,459 or (height, width) of such or "
+  "None": {"eval_image_size": (96,)},
   ": crop_scale is (0.5, 0.2): use two numbers, the smaller first": {
     "crop_scale": (0.5, 0.2)
   },
   ": early_image_sizes is ((1.5, 8.0),): use pairs of a share of the run, each "
-  "larger than the one before, and a whole size": {
+  "larger than the one before, and a whole size, or (height, width)": {
     "early_image_sizes": ((1.5, 8),)
+  },
+  ": early_image_sizes is ((0.5, (8, 9, 3)),): use pairs of a share of the "
+  "run, each larger than the one before, and a whole size, or (height, "
+  "width)": {"early_image_sizes": ((0.5, (8, 9, 3)),)},
+  ": early_image_sizes is (((1, 2), 8.0),): use pairs of a share of the run, "
+  "each larger than the one before, and a whole size, or (height, width)": {
+    "early_image_sizes": (((1, 2), 8),)
   },
   ": policy_magnitude is 31.0: use 0 to 30": {
     "policy": "randaugment",

@@ -12,6 +12,15 @@ def test_a_loop_costs_as_much_as_its_blocks_one_by_one():
   assert cost(model.clone(scan=True), 32) == cost(model, 32)
 
 
+def test_an_image_need_not_be_a_square():
+  model = fr.create_model("resnet18", stage_sizes=(1, 1), stage_features=(4, 8))
+  square, wide = cost(model, 64), cost(model, (64, 128))
+  assert cost(model, (64, 64)) == square
+  assert wide.parameters == square.parameters
+  assert wide.activations == 2 * square.activations
+  assert wide.activations == cost(model, (128, 64)).activations
+
+
 @pytest.mark.parametrize(
   ("name", "millions"),
   [("resnet50", 11.1), ("resnet101", 16.2), ("resnext50_32x4d", 14.4)],

@@ -155,6 +155,10 @@ ANNOUNCED = [
     {"data": {"early_image_sizes": ((0.5, 4),)}},
     "training images are of 4 pixels until step 2",
   ),
+  (
+    {"data": {"image_size": (8, 10), "early_image_sizes": ((0.5, (4, 6)),)}},
+    "training images are of 4x6 pixels until step 2",
+  ),
 ]
 
 

@@ -13,7 +13,13 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import plots
-from flax_resnet.training import InputError, loop, RunError, train
+from flax_resnet.training import (
+  InputError,
+  load_recipe,
+  loop,
+  RunError,
+  train,
+)
 from flax_resnet.training.evaluation import evaluate
 from flax_resnet.training.log import read_rows
 from tests import recipes, runs
@@ -263,6 +269,32 @@ def test_each_image_size_is_compiled_once_and_continued(
     runs.saved_state(tmp_path / "whole"),
     runs.saved_state(tmp_path / "parts"),
   )
+
+
+def test_images_that_are_no_squares_are_trained_on(
+  data_dir, tmp_path, mesh, monkeypatch
+):
+  """To the same bits if stopped."""
+  values = {
+    "data.image_size": (6, 10),
+    "data.early_image_sizes": ((0.5, (4, 7)),),
+    "data.random_resized_crop": True,
+    "data.policy": "augmix",
+    "data.center_crop_fraction": 0.9,
+    "augment.crop_padding": 2,
+    "augment.mixup": 0.2,
+    "augment.cutmix": 1.0,
+    "augment.random_erasing": 0.5,
+  }
+  config = recipes.changed(recipes.tiniest(data_dir), values)
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  train(config, whole, mesh)
+  runs.train_to(config, parts, mesh, 3, monkeypatch)
+  # As the command line has it.
+  again = load_recipe(parts, ["data.image_size=6,10"])
+  train(again, parts, mesh)
+  runs.assert_same_bits(runs.saved_state(whole), runs.saved_state(parts))
+  assert runs.rows_of(whole) == runs.rows_of(parts)
 
 
 @pytest.fixture

@@ -304,6 +304,8 @@ def test_repositories(documents, expected, monkeypatch, tmp_path):
   [
     ({"image_size": 0}, "image_size is 0: use 1 to 9,459"),
     ({"image_size": "8"}, "image_size is '8': use int, 1 to 9,459"),
+    ({"image_size": (8, 9, 3)}, "image_size is (8, 9, 3): use 1 to 9,459 or ("),
+    ({"image_size": (8, 0)}, "image_size is (8, 0): use int, 1 to 9,459 or ("),
     ({"interpolation": "cubic"}, "interpolation is 'cubic': use one of"),
     ({"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): use a tuple of float,"),
     ({"mean": (0.5,)}, "give one of each a channel"),

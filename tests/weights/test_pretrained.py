@@ -90,6 +90,8 @@ def test_the_channels_are_those_of_the_stem(state_dict, tmp_path):
     ({}, 8, 1.0),
     # Its short side is 14 pixels: 13.7, rounded.
     ({"eval_image_size": 12, "center_crop_fraction": 0.875}, 12, 12 / 14),
+    ({"image_size": [12, 10], "center_crop_fraction": 0.9}, (12, 10), 0.9),
+    ({"eval_image_size": [12, 12], "center_crop_fraction": 0.9}, 12, 12 / 13),
   ],
 )
 def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
@@ -100,3 +102,5 @@ def test_a_run_expects_images_as_it_evaluates_them(values, size, share):
   assert Preprocessing.of_run(config) == Preprocessing(
     size, share, "bilinear", (0.3,), (0.35,), resize_first=False
   )
+  config["data"]["eval_resize_first"] = True
+  assert Preprocessing.of_run(config).resize_first

@@ -1,5 +1,6 @@
 """Folders for the hub: this package and timm open what is written."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -129,6 +130,23 @@ def test_the_crop_is_that_of_the_run_in_timm_too(variables, tmp_path):
     assert back.short_side == expected.short_side == round(size / share)
 
 
+def test_images_that_are_no_squares_are_written(variables, tmp_path):
+  """With the fraction of the run, by which timm rounds as the run does."""
+  config = {
+    "data": {"image_size": [96, 128], "center_crop_fraction": 0.95},
+    "augment": {"mean": [0.5] * 3, "std": [0.5] * 3},
+  }
+  expected, out = Preprocessing.of_run(config), tmp_path / "OUT"
+  assert expected.before_crop == (101, 134)
+  fr.save_pretrained(out, CASE.network(), variables, preprocessing=expected)
+  found = json.loads((out / "config.json").read_text())["pretrained_cfg"]
+  assert found["input_size"] == [3, 96, 128]
+  assert found["crop_pct"] == 0.95
+  assert "96 x 128 pixels (crop_pct 0.95," in (out / "README.md").read_text()
+  back = load_pretrained(out).preprocessing
+  assert back == dataclasses.replace(expected, resize_first=True)
+
+
 def test_a_folder_is_there_whole_or_not_at_all(
   variables, tmp_path, monkeypatch
 ):
@@ -208,8 +226,11 @@ def test_every_name_of_timm_is_written_as_timm_has_it():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_pixels_become_the_probabilities_of_timm(tmp_path, interpolation):
+@pytest.mark.parametrize(
+  ("size", "interpolation"),
+  [(96, "bicubic"), (96, "bilinear"), ((70, 109), "bicubic")],
+)
+def test_pixels_become_the_probabilities_of_timm(tmp_path, size, interpolation):
   """Ten photographs of odd sizes, by timm's own transform and model."""
   timm = load_timm()
   import torch
@@ -217,7 +238,9 @@ def test_pixels_become_the_probabilities_of_timm(tmp_path, interpolation):
   model, variables = filled("resnet18", num_classes=10)
   head = jax.tree.map(lambda leaf: leaf * 0.03, variables["params"]["head"])
   variables = {**variables, "params": {**variables["params"], "head": head}}
-  expected = Preprocessing(96, 0.9, interpolation, IMAGENET.mean, IMAGENET.std)
+  expected = Preprocessing(
+    size, 0.9, interpolation, IMAGENET.mean, IMAGENET.std
+  )
   fr.save_pretrained(tmp_path / "OUT", model, variables, preprocessing=expected)
   theirs = timm.create_model(
     f"local-dir:{tmp_path / 'OUT'}", pretrained=True
