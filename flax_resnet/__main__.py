@@ -32,7 +32,7 @@ VERBS = {
 
 
 # Those that take --config.key=value.
-_WITH_OVERRIDES = ("check", "evaluate", "prepare", "train")
+_WITH_OVERRIDES = ("check", "evaluate", "inspect", "prepare", "train")
 
 
 def main() -> None:

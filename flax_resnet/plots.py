@@ -27,7 +27,11 @@ Curves = Mapping[str, Sequence[float | None]]
 Styles = Mapping[str, Mapping[str, Any]]
 
 TRAIN, EVAL, RATE = "#8a97a8", "#c8442c", "#2b3a4a"
-PATH = "blocks on the path"
+# Labels of x axes whose ticks are whole numbers.
+WHOLE_NUMBERS = (
+  *("block", "block (0: the stem)", "layer", "step"),
+  "blocks on the path",
+)
 # A residual net, and what comes through its skips alone; a plain net; a network
 # before training.
 RESIDUAL, ONLY_SKIPS, PLAIN, BEFORE = "#c8442c", "#e0a458", "#2b3a4a", "#8a97a8"
@@ -41,7 +45,7 @@ def training_curves(rows: Rows, title: str, path: pathlib.Path) -> None:
     title: network and data set.
     path: path of the PNG.
   """
-  figure = _figure(11, 3.7, title, fontsize=12)
+  figure = new_figure(11, 3.7, title, fontsize=12)
   loss, top1, rate = figure.subplots(1, 3, width_ratios=(4, 4, 3))
   _draw_loss(loss, rows)
   _draw_top1(top1, rows)
@@ -124,7 +128,7 @@ def error_curves(
   runs: Mapping[str, Rows], styles: Styles, title: str, path: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws the errors of runs, by name, by step: Fig. 6 of He et al. 2015."""
-  both = training, evaluation = _axes(title, 1, 2, sharey=True)
+  both = training, evaluation = new_axes(title, 1, 2, sharey=True)
   for name, rows in runs.items():
     for axes, key in ((training, "train/top1"), (evaluation, "val/top1")):
       points = [(r["step"], 100 - 100 * r[key]) for r in rows if key in r]
@@ -138,7 +142,7 @@ def error_curves(
   training.set(title="training, augmented", ylabel="error (%)", xlabel="step")
   evaluation.set(title="evaluation", xlabel="step")
   evaluation.legend(frameon=False, fontsize=8)
-  return _save(both, path)
+  return save(both, path)
 
 
 def gradient_norms(
@@ -154,14 +158,14 @@ def gradient_norms(
   Each panel, by its title, has its curves. With `from_stem`, the first value of
   a curve is that at the stem, and not that at the first block.
   """
-  all_axes = _axes(title, 1, len(panels), sharey=True)
+  all_axes = new_axes(title, 1, len(panels), sharey=True)
   for axes, (name, curves) in zip(all_axes, panels.items(), strict=True):
     xlabel = "block (0: the stem)" if from_stem else "block"
     axes.set(title=name, yscale="log", xlabel=xlabel)
-    _plot_by_number(axes, curves, styles, first=0 if from_stem else 1)
+    plot_by_number(axes, curves, styles, first=0 if from_stem else 1)
     axes.legend(frameon=False, fontsize=8)
   all_axes[0].set_ylabel("norm of the gradient of the loss")
-  return _save(all_axes, path)
+  return save(all_axes, path)
 
 
 def residuals(
@@ -172,91 +176,34 @@ def residuals(
   path: pathlib.Path,
 ) -> list[pathlib.Path]:
   """Draws norm(F(x)) / norm(x), and the cosine of output and x, at blocks."""
-  both = ratio, cosine = _axes(title, 1, 2)
+  both = ratio, cosine = new_axes(title, 1, 2)
   for axes, curves in ((ratio, ratios), (cosine, cosines)):
-    _plot_by_number(axes, curves, styles, marker="o", markersize=3)
+    plot_by_number(axes, curves, styles, marker="o", markersize=3)
   ratio.axhline(1, color="black", linewidth=0.6, linestyle=":")
   ratio.set(title="norm of F(x) over norm of x", xlabel="block")
   ratio.set_ylim(0, None)
   cosine.set(title="cosine between the block's output and x", xlabel="block")
   ratio.legend(frameon=False, fontsize=8)
-  return _save(both, path)
+  return save(both, path)
 
 
 def layer_responses(
   deviations: Curves, styles: Styles, title: str, path: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws standard deviations of layer responses: Fig. 7 of He et al. 2015."""
-  both = in_order, by_size = _axes(title, 1, 2, sharey=True)
+  both = in_order, by_size = new_axes(title, 1, 2, sharey=True)
   descending = {
     label: np.sort(np.asarray(values, float))[::-1].tolist()
     for label, values in deviations.items()
   }
-  _plot_by_number(in_order, deviations, styles)
-  _plot_by_number(by_size, descending, styles)
+  plot_by_number(in_order, deviations, styles)
+  plot_by_number(by_size, descending, styles)
   in_order.set(title="in the order of the layers", xlabel="layer")
   by_size.set(title="sorted by size", xlabel="layer")
   in_order.set_ylabel("standard deviation")
   in_order.set_ylim(0, None)
   in_order.legend(frameon=False, fontsize=8)
-  return _save(both, path)
-
-
-def lesions(
-  without: Curves,
-  removed: Mapping[str, Mapping[int, Sequence[float]]],
-  reordered: Mapping[str, Sequence[tuple[float, float]]],
-  styles: Styles,
-  title: str,
-  path: pathlib.Path,
-) -> list[pathlib.Path]:
-  """Draws accuracies with blocks removed: Figs. 3 and 5 of Veit et al. 2016."""
-  all_axes = single, several, order = _axes(title, 1, 3, sharey=True)
-  for name, style in styles.items():
-    values = [100 * (v if v is not None else math.nan) for v in without[name]]
-    numbers = range(1, len(values) + 1)
-    single.plot(numbers, values, marker="o", markersize=3, label=name, **style)
-    means = {k: 100 * np.mean(each) for k, each in removed[name].items()}
-    several.plot(means.keys(), means.values(), **style)
-    points = [(x, 100 * y) for x, y in reordered[name]]
-    order.plot(*np.reshape(points, (-1, 2)).T, ".", **style)
-  single.set(title="without one block", xlabel="block", ylabel="accuracy (%)")
-  several.set(title="without some, at random", xlabel="blocks removed")
-  order.set(title="blocks swapped", xlabel="rank correlation with the order")
-  single.legend(frameon=False, fontsize=8)
-  return _save(all_axes, path)
-
-
-def autocorrelations(
-  curves: Curves, styles: Styles, title: str, path: pathlib.Path
-) -> list[pathlib.Path]:
-  """Draws autocorrelations by lag: Fig. 2 of Balduzzi et al. 2017."""
-  (axes,) = _axes(title, 1, 1)
-  _plot_by_number(axes, curves, styles, first=0, marker="o", markersize=3)
-  axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
-  axes.set(xlabel="lag (steps along the line)")
-  axes.set_ylabel("autocorrelation of the input gradient")
-  axes.legend(frameon=False, fontsize=8)
-  return _save([axes], path)
-
-
-def path_lengths(
-  norms: Curves,
-  shares: Curves,
-  styles: Styles,
-  title: str,
-  path: pathlib.Path,
-) -> list[pathlib.Path]:
-  """Draws gradients by length of path: Fig. 6 of Veit et al. 2016."""
-  both = one, all_paths = _axes(title, 1, 2)
-  one.set_yscale("log")
-  for axes, curves in ((one, norms), (all_paths, shares)):
-    _plot_by_number(axes, curves, styles, first=0, marker="o", markersize=3)
-    axes.set_xlabel(PATH)
-  one.set(title="norm of the gradient through one path")
-  all_paths.set(title="share of all paths of a length")
-  one.legend(frameon=False, fontsize=8)
-  return _save(both, path)
+  return save(both, path)
 
 
 def confusion_matrix(
@@ -275,7 +222,7 @@ def confusion_matrix(
     title: title of the picture.
     path: path of the picture.
   """
-  both = matrix, bars = _axes(title, 1, 2, width_ratios=(3, 2))
+  both = matrix, bars = new_axes(title, 1, 2, width_ratios=(3, 2))
   _draw_matrix(matrix, counts)
   class_names = fonts.drawable_names(class_names)
   numbers = range(len(class_names))
@@ -296,7 +243,7 @@ def confusion_matrix(
   bars.invert_yaxis()
   bars.set_xlim(max(0, 100 - 1.3 * (100 - np.nanmin(accuracy)) - 1), 100.5)
   bars.set(title="accuracy by class (%)")
-  return _save(both, path)
+  return save(both, path)
 
 
 def _draw_matrix(axes: Any, counts: np.ndarray) -> None:
@@ -335,13 +282,13 @@ def image_grid(
   """Draws images, uint8 [h, w, c], five to a row, with a caption above each."""
   columns = min(5, max(1, len(images)))
   rows = max(1, math.ceil(len(images) / columns))
-  all_axes = _axes(title, rows, columns, height=1.9 * rows + 0.5)
+  all_axes = new_axes(title, rows, columns, height=1.9 * rows + 0.5)
   for axes in all_axes:
     axes.axis("off")
   for axes, image, caption in zip(all_axes, images, captions, strict=False):
     axes.imshow(image.squeeze(), cmap="gray")
     axes.set_title(caption, fontsize=7)
-  return _save(all_axes, path)
+  return save(all_axes, path)
 
 
 def run_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -368,7 +315,7 @@ def label_with_gaps(
   return f"{label} ({', '.join(gaps)})" if gaps else label
 
 
-def _plot_by_number(
+def plot_by_number(
   axes: Any, curves: Curves, styles: Styles, *, first: int = 1, **style: Any
 ) -> None:
   """Draws curves over the numbers of blocks or layers, counted from `first`."""
@@ -383,30 +330,24 @@ def _plot_by_number(
     axes.update_datalim(ends, updatey=False)
 
 
-def _axes(
+def new_axes(
   title: str, rows: int, columns: int, height: float = 4.0, **options: Any
 ) -> list[Any]:
   """Returns the axes of a new picture."""
   width = 2.1 * columns if columns > 3 else max(4.0 * columns, 8)
   lines = [textwrap.fill(line, 95) for line in title.splitlines()]
-  figure = _figure(width, height, "\n".join(lines), fontsize=11)
+  figure = new_figure(width, height, "\n".join(lines), fontsize=11)
   grid = figure.subplots(rows, columns, squeeze=False, **options)
   return list(grid.ravel())
 
 
-def _save(all_axes: Sequence[Any], path: pathlib.Path) -> list[pathlib.Path]:
+def save(all_axes: Sequence[Any], path: pathlib.Path) -> list[pathlib.Path]:
   """Writes the picture of some axes and returns its files."""
   for axes in all_axes:
     if axes.get_yscale() == "log":
       _plain_log_ticks(axes)
     axes.title.set_fontsize(min(axes.title.get_fontsize(), 10))
-    if axes.get_xlabel() in (
-      "block",
-      "block (0: the stem)",
-      "layer",
-      "step",
-      PATH,
-    ):
+    if axes.get_xlabel() in WHOLE_NUMBERS:
       axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     _finish(axes)
   fonts.set_families(all_axes[0].figure)
@@ -426,7 +367,7 @@ def _plain_log_ticks(axes: Any) -> None:
   axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _figure(width: float, height: float, title: str, fontsize: float) -> Any:
+def new_figure(width: float, height: float, title: str, fontsize: float) -> Any:
   size = (width, height)
   figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
   bold = {"fontsize": fontsize, "fontweight": "bold"}

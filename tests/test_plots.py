@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from flax_resnet import plots
+from flax_resnet.insight import pictures
 from tests.svg import texts
 
 
@@ -79,7 +80,7 @@ def test_every_block_has_its_number(tmp_path):
 
 @pytest.mark.parametrize("highest", [3.0, 1e9])
 def test_logarithmic_ticks_are_numbers_and_no_formulas(tmp_path, highest):
-  (_, svg) = plots.path_lengths(
+  (_, svg) = pictures.path_lengths(
     {"a": [1.0, highest]},
     {"a": [0.5, 0.5]},
     {"a": {}},

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
   if args.crop_fraction is not None and not 0.001 <= args.crop_fraction <= 1:
     raise InputError(f"--crop-fraction is {args.crop_fraction}: use 0.001 to 1")
   each = list(_each_network(args))
-  configs = [_config(one) for one in each]  # All, before any is evaluated.
+  configs = [config_of(one) for one in each]  # All, before any is evaluated.
   names = [str(one.workdir or one.weights) for one in each]
   width = max(map(len, names))
   if len(each) > 1 and not args.json:
@@ -127,14 +127,14 @@ def _each_network(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
   pairs = [(None, weights) for weights in args.weights or ()]
   pairs += [(workdir, None) for workdir in args.workdir or ()]
   if not pairs or (args.weights and args.workdir):
-    pairs = [(args.workdir, args.weights)]  # `_config` says what is wrong.
+    pairs = [(args.workdir, args.weights)]  # `config_of` says what is wrong.
   for workdir, weights in pairs:
     one = {"workdir": workdir, "weights": weights}
     yield argparse.Namespace(**{**vars(args), **one})
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
+class Task:
   """What is evaluated.
 
   Attributes:
@@ -161,7 +161,7 @@ class _Task:
     return setup.eval_batches(self.recipe, self.split, self.mesh)
 
 
-def _task(args: argparse.Namespace, config: dict[str, Any]) -> _Task:
+def load_task(args: argparse.Namespace, config: dict[str, Any]) -> Task:
   """Returns a network, and images that fit it."""
   weights = flags.weights_of(args)
   recipe = schema.build("config", setup.Recipe, config)
@@ -186,7 +186,7 @@ def _task(args: argparse.Namespace, config: dict[str, Any]) -> _Task:
       f"{loaded.channels}: choose the --config of another data set"
     )
   _, normalize = setup.set_up_augment(recipe, loaded.model, channels)
-  return _Task(
+  return Task(
     recipe,
     loaded.model,
     sharding.replicate(loaded.variables, mesh),
@@ -204,7 +204,7 @@ def _scores(
 
   Where images have several labels, logits and labels in place of the scores.
   """
-  task = _task(args, config)
+  task = load_task(args, config)
   split, mesh, batches = task.split, task.mesh, task.batches()
   class_names = split.source.class_names
   if sources.is_multi_label(split.source):
@@ -238,7 +238,7 @@ def _print_real(
   name: str, args: argparse.Namespace, config: dict[str, Any]
 ) -> None:
   """Prints the share of images of which a ReaL label is predicted."""
-  task = _task(args, config)
+  task = load_task(args, config)
   source = task.split.source
   names = map(source.name, range(len(source)))
   real = imagenet.read_real_labels(args.real_labels, names)
@@ -282,7 +282,7 @@ def _print_several(
   )
 
 
-def _config(args: argparse.Namespace) -> dict[str, Any]:
+def config_of(args: argparse.Namespace) -> dict[str, Any]:
   """Returns the config of the run, or of the recipe for the weights."""
   flags.check_network_arguments(args)
   changes = [*args.overrides]

@@ -76,20 +76,8 @@ def grad_cam_plus_plus(
   """Returns where a network looks for a class: Grad-CAM++.
 
   The channels are weighted by positive gradients, each by its share of the
-  class's evidence, so that several objects of a class are all found.
-
-  Args:
-    model: the network.
-    variables: {"params": ..., "batch_stats": ...} of the network.
-    images: normalized images.
-    classes: class of each image, as in `grad_cam`.
-    stage: stage whose map is taken, as in `grad_cam`.
-
-  Returns:
-    float32 maps in [0, 1], as of `grad_cam`.
-
-  Raises:
-    ValueError: as in `grad_cam`.
+  class's evidence, so that several objects of a class are all found. Arguments,
+  maps and errors are those of `grad_cam`.
   """
   return explain(model, variables, images, classes, stage, plus_plus=True)[0]
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from flax_resnet import plots
+from flax_resnet.insight import pictures
 from flax_resnet.models import ResNet
 from flax_resnet.models.layers import StochasticDepth
 from flax_resnet.models.variables import unstack, Variables
@@ -213,7 +214,7 @@ def draw(
   Returns:
     The files of the picture.
   """
-  return plots.lesions(
+  return pictures.lesions(
     {name: each.without for name, each in found.items()},
     {name: each.removed for name, each in found.items()},
     {name: each.reordered for name, each in found.items()},

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from flax_resnet import plots
+from flax_resnet.insight import pictures
 from flax_resnet.models import ResNet
 from flax_resnet.models.layers import StochasticDepth
 from flax_resnet.models.shortcut import Shortcut
@@ -175,7 +176,7 @@ def draw(
   Returns:
     The files of the picture.
   """
-  return plots.path_lengths(
+  return pictures.path_lengths(
     {
       name: [float(np.mean(norms)) for norms in each.norms]
       for name, each in found.items()

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from flax_resnet import plots
+from flax_resnet.insight import pictures
 from flax_resnet.models import ResNet
 from flax_resnet.models.norms import BatchNorm
 from flax_resnet.models.variables import Variables
@@ -136,4 +137,4 @@ def draw(
     The files of the picture.
   """
   curves = {name: list(each[:num_lags]) for name, each in found.items()}
-  return plots.autocorrelations(curves, plots.run_styles(found), title, path)
+  return pictures.autocorrelations(curves, plots.run_styles(found), title, path)

@@ -248,11 +248,13 @@ def network(stages: Sequence[Stage]) -> str:
   """Returns a drawing of a network: its blocks with their skips, by stage."""
   parts = []
   for stage in stages:
-    shape = "x".join(map(str, stage.shape))
+    size = f"{stage.parameters:,}"
+    if stage.shape:  # The head has no map.
+      size = f"{'x'.join(map(str, stage.shape))}<br>{size}"
     blocks = _blocks(stage) if stage.blocks else ""
     parts.append(
       f'<figure class="stage"><b>{html.escape(stage.name)}</b>{blocks}'
-      f"<figcaption>{shape}<br>{stage.parameters:,}</figcaption></figure>"
+      f"<figcaption>{size}</figcaption></figure>"
     )
   inside = '<span class="arrow">→</span>'.join(parts)
   return f'<div class="stages">{inside}</div>' + note(

@@ -18,6 +18,23 @@ CASES = {
   "--model cifar_plain20 --init": "cifar_plain20 has no skips",
   "--model resnet18 --init --images 0": "--images is 0: use 1 or more",
   "--model cifar_resnet8 --init --out {file}": "inspect: ",
+  "--study lesions": "--study needs --workdir or --weights",
+  "--study layers --workdir {run}": "invalid choice: 'layers'",
+  "--study lesions --workdir {run} --init": "--init is for --model",
+  "--study lesions --workdir {run} --images 0": "--images is 0: use 1 or more",
+  "--study lesions --workdir {run} {run}": "two networks are called run",
+  "--study lesions --workdir {run} --config x.py": "a run says its own",
+  "--study lesions --workdir {run} --model resnet18": "the one network of",
+  "--study lesions --weights a.safetensors": "--weights needs --config",
+  "--study lesions --workdir {run} --config.seeds=1": "config.seeds",
+  "--study lesions --workdir {empty}": "is not a workdir",
+  "--study lesions --workdir {run} --out {file}": "inspect: ",
+  "--study lesions --workdir {unsaved}": "has no checkpoint yet",
+  "--study paths --workdir {run}": "give a residual one",
+  "--study residuals --workdir {run}": "adds no x to its F(x)",
+  "--workdir {run} --weights a.safetensors": "--weights needs --study",
+  "--workdir {run} --config x.py": "--config needs --study",
+  "--workdir {run} --config.seed=1": "--config.seed=1 needs --study",
 }
 
 
