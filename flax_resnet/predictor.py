@@ -112,6 +112,10 @@ class Predictor:
     scaled = normalize(images, mean, std)
     return cast(Array, self.model.apply(variables, scaled, train=False))
 
+  def probabilities(self, logits: Float[Array, "b n"]) -> Float[Array, "b n"]:
+    """Returns the probabilities of the classes; to be jitted."""
+    return (jax.nn.sigmoid if self.multi_label else jax.nn.softmax)(logits)
+
   def predict(
     self, paths: Iterable[str | os.PathLike], batch_size: int = 32
   ) -> Iterator[Float[np.ndarray, " n"]]:
@@ -176,8 +180,7 @@ class Predictor:
 
   @functools.cached_property
   def _probabilities(self) -> jax.stages.Wrapped:
-    of_classes = jax.nn.sigmoid if self.multi_label else jax.nn.softmax
-    return jax.jit(lambda *args: of_classes(self.logits(*args)))
+    return jax.jit(lambda *args: self.probabilities(self.logits(*args)))
 
 
 def find_images(names: Sequence[str]) -> list[pathlib.Path]:

@@ -88,6 +88,10 @@ def load_recipe(
   Raises:
     InputError: if there is no such file, if it fails, or if it has no such key.
   """
+  if isinstance(overrides, str):
+    raise InputError(
+      f"overrides is {overrides!r:.100}: give a list, [{overrides!r:.100}]"
+    )
   path = find_recipe(path)
   if path.name == "config.json":
     return override(storage.read_config(path.parent), overrides)

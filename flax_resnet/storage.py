@@ -52,6 +52,17 @@ def to_json(values: Any, indent: int | None = None) -> str:
   return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
+def plain(values: Any) -> Any:
+  """Returns values in Python's own types, as JSON has them; NumPy's too."""
+  if isinstance(values, Mapping):
+    return {key: plain(value) for key, value in values.items()}
+  if isinstance(values, (list, tuple)):
+    return type(values)(plain(value) for value in values)
+  # By its name: NumPy is slow to import, and most that use this need it not.
+  is_numpys = type(values).__module__ == "numpy" and not values.ndim
+  return values.item() if is_numpys else values
+
+
 def _finite(values: Any) -> Any:
   if isinstance(values, float) and not math.isfinite(values):
     return None

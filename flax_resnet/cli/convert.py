@@ -101,4 +101,5 @@ def _save(args: argparse.Namespace, loaded: "pretrained.Pretrained") -> None:
     class_names=loaded.class_names,
     recipe=recipe,
     results=results,
+    multi_label=loaded.multi_label,
   )

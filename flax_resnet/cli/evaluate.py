@@ -99,8 +99,7 @@ def run(args: argparse.Namespace) -> None:
   configs = [config_of(one) for one in each]  # All, before any is evaluated.
   names = [str(one.workdir or one.weights) for one in each]
   width = max(map(len, names))
-  if len(each) > 1 and not args.json:
-    print(tables.head(width, args.top), flush=True)
+  has_head = False
   for one, name, config in zip(each, names, configs, strict=True):
     if args.real_labels is not None:
       _print_real(name, one, config)
@@ -115,6 +114,9 @@ def run(args: argparse.Namespace) -> None:
       print(storage.to_json({"network": name, **row}), flush=True)
       continue
     if len(each) > 1:
+      if not has_head:
+        print(tables.head(width, args.top), flush=True)
+        has_head = True
       print(tables.row(name.ljust(width), found, args.top), flush=True)
     else:
       print(tables.line(of, found, args.top))

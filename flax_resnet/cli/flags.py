@@ -59,13 +59,18 @@ class Parser(argparse.ArgumentParser):
     """
     args, others = self.parse_known_args()
     prefix = "--config."
-    for other in others:
+    for before, other in zip(["", *others], others, strict=False):
       if not other.startswith(prefix):
+        if before.startswith(prefix) and "=" not in before:
+          raise InputError(f"{before} has no value: write {before}={other}")
         flag = other.partition("=")[0]
         spelled = flag.replace("_", "-").lower()
         if ours := getattr(args, "elsewhere", {}).get(spelled):
           raise InputError(f"{flag} is here {ours}")
-        self.error(f"{other} is not a flag")
+        raise InputError(
+          f"{other} is not a flag of {args.verb}: see {self.prog} {args.verb} "
+          "--help"
+        )
     args.overrides = [other.removeprefix(prefix) for other in others]
     return args
 
@@ -92,7 +97,9 @@ def local(text: str) -> str:
 
 
 def _of(location: schema.Location, text: str) -> str:
-  if text not in location:  # argparse says of which flag.
+  if not text:  # argparse says of which flag.
+    raise argparse.ArgumentTypeError(f"it is empty: give {location}")
+  if text not in location:
     raise argparse.ArgumentTypeError(f"{text} is a URL: give {location}")
   return text
 
@@ -392,6 +399,8 @@ def _silence_libraries() -> None:
   # What reads buckets, of each answer that it will ask for again.
   for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
+  # What reads the hub, of each time that it will try again.
+  logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
   # matplotlib, of a font that has one weight.
   logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
   # Python's tracker, a process, of shared memory that Grain frees a moment too

@@ -125,6 +125,8 @@ def run(args: argparse.Namespace) -> None:
         print(storage.to_json(row), flush=True)
         continue
       print(flags.printable(str(path)))
+      if not classes:
+        print(f"  none of {threshold:.2%} or more", flush=True)
       for row in classes:
         name = flags.printable(row["class"])
         print(f"  {row['probability']:8.2%}  {name}", flush=True)

@@ -24,6 +24,11 @@ from flax_resnet.errors import ImageError, listing
 
 # What a TIFF of `MAX_PIXELS` with 16 bits a channel has.
 MAX_FILE_BYTES = 2**30
+# What splits are called, and classes hardly.
+_SPLITS = {
+  *("train", "training", "val", "valid", "validation", "dev", "test"),
+  "testing",
+}
 
 
 class FolderSource:
@@ -149,6 +154,12 @@ def _check_classes(
   class_names: list[str],
   on_error: OnError,
 ) -> None:
+  if found and {name.lower() for name in found} <= _SPLITS:
+    raise ValueError(
+      f"{folder} holds {listing(found)}, which are called as splits and not as "
+      "classes: rename them to train and val, or name them by train_split and "
+      "eval_split"
+    )
   if len(class_names) < 2:
     raise ValueError(
       f"{folder} holds {len(found)} folder{'s' * (len(found) != 1)} of a class "

@@ -21,7 +21,7 @@ import numpy as np
 
 from flax_resnet.data.decoding import decode, MAX_PIXELS
 from flax_resnet.data.identity import Identity, identity_of_labels
-from flax_resnet.errors import ImageError
+from flax_resnet.errors import ImageError, listing
 from flax_resnet.schema import height_and_width, ImageSize, LocalPath
 
 with epy.lazy_imports():  # Slow to import, and not every source needs it.
@@ -312,7 +312,12 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     FileNotFoundError: if there is no such file.
   """
   arrays = _read_npz(path)
-  base, indices = parse_split(split, _npz_sizes(arrays))
+  if not (sizes := _npz_sizes(arrays)):
+    raise ValueError(
+      f"{path} holds the arrays {listing(arrays) or '(none)'}: call those of a "
+      "split SPLIT_images and SPLIT_labels, such as train_images"
+    )
+  base, indices = parse_split(split, sizes)
   if (labels := arrays.get(f"{base}_labels")) is None:
     raise ValueError(f"{path} has {base}_images and no {base}_labels: add them")
   names = arrays.get("class_names")

@@ -301,6 +301,12 @@ def _places(
     if name in header:
       places.append(header.index(name))
     elif key != "split_column" or name != Columns.split_column:
+      other = next((sign for sign in ";\t|" if sign in "".join(header)), None)
+      if other and len(header) == 1:
+        raise ValueError(
+          f"{path} separates its cells by {other!r}: write it with commas, or "
+          "with tabs as .tsv"
+        )
       raise ValueError(
         f"{path} has no column {name!r}: it has "
         f"{listing(header, 10) or 'none'}; set {key} to one of them"

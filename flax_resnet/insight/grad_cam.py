@@ -266,7 +266,7 @@ def explain_each(
   def compute(variables: Variables, pixels: Array) -> tuple[Array, Array]:
     scaled = normalize(pixels, mean, std)
     cams, logits = explain(predictor.model, variables, scaled)
-    return cams, jax.nn.softmax(logits)
+    return cams, predictor.probabilities(logits)
 
   for pixels, errors in predictor.read_batches(paths, batch_size):
     cams, probabilities = map(

@@ -27,7 +27,7 @@ def check_together(net: Any) -> None:
   for field in ("dtype", "param_dtype"):
     if not _is_floating(dtype := getattr(net, field)):
       raise ValueError(
-        f"{field} is {dtype!r:.60}: use float32, bfloat16 or float64"
+        f"{field} is {dtype!r:.60}: use float32, bfloat16, float16 or float64"
       )
   if len(net.stage_blocks) != len(net.stage_sizes):
     raise ValueError(

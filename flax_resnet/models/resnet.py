@@ -20,7 +20,7 @@ from flax_resnet.schema import Count, Range, Rate
 Features = Annotated[int, Range(minimum=1, maximum=2**16)]
 Classes = Annotated[int, Range(minimum=0, maximum=10_000_000)]
 BlockClass = Annotated[Callable[..., nn.Module], "a class of blocks"]
-FloatType = Annotated[DTypeLike, "float32, bfloat16 or float64"]
+FloatType = Annotated[DTypeLike, "float32, bfloat16, float16 or float64"]
 
 
 class ResNet(nn.Module):

@@ -131,6 +131,11 @@ def measure(name: str, workdir: pathlib.Path, keep: int = 10) -> Measured:
   """
   config = storage.read_config(workdir)
   rows = read_rows(workdir / "metrics.jsonl")
+  if any("val/map" in row for row in rows):
+    raise InputError(
+      f"{workdir} is a run on images of several labels, which report cannot "
+      "show: evaluate --json has the average precision of each class"
+    )
   problems: list[str] = []
   if not any(map(has_evaluation, rows)):
     problems.append(

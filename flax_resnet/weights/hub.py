@@ -6,7 +6,10 @@ What they say of their weights: which network, preprocessing and classes.
 from collections.abc import Mapping
 import pathlib
 import re
+import socket
 from typing import Any
+import urllib.parse
+import urllib.request
 
 from etils import epy
 
@@ -19,6 +22,7 @@ from flax_resnet.weights.preprocessing import Preprocessing
 
 with epy.lazy_imports():  # Slow to import, and only the hub needs it.
   import huggingface_hub
+  from huggingface_hub import constants as hub_constants
   from huggingface_hub import errors as hub_errors
 
 PREFIX = "hf-hub:"
@@ -90,7 +94,7 @@ class _Repository:
       "repo_id": repository,
       "revision": revision or None,
     }
-    self._unreachable = False
+    self._unreachable = not _answers()
 
   def find(self, file: str) -> pathlib.Path | None:
     """Returns the path of a file; None if the repository has no such file.
@@ -129,6 +133,23 @@ class _Repository:
         f"{self.name} is not in the local cache, and the hub cannot be "
         "reached: connect, or give a weight file"
       )
+
+
+def _answers() -> bool:
+  """Returns whether anything answers at the hub's address.
+
+  Its client asks again and again, for 40 seconds, before it takes what is in
+  its cache. Through a proxy nothing can be said, and offline it does not ask.
+  """
+  if urllib.request.getproxies() or hub_constants.HF_HUB_OFFLINE:
+    return True
+  url = urllib.parse.urlsplit(hub_constants.ENDPOINT)
+  port = url.port or (80 if url.scheme == "http" else 443)
+  try:
+    socket.create_connection((url.hostname or "", port), timeout=10).close()
+  except OSError:
+    return False
+  return True
 
 
 def fetch(name: str) -> Source:
@@ -174,6 +195,7 @@ def _source(repository: _Repository | _Folder) -> Source:
       _fields(config),
       _preprocessing(timm, processor),
       _class_names({**config, **timm}),
+      config.get("flax_resnet", {}).get("multi_label") is True,
     )
   # Whatever the JSON of others may lead to.
   except (

@@ -143,6 +143,8 @@ def find(weights: str | pathlib.Path) -> Source:
   if bucket.is_url(weights):
     weights = remote.fetch(str(weights))
   path = pathlib.Path(os.path.expanduser(weights))
+  if path.name == "checkpoints" and (path.parent / "config.json").is_file():
+    path = path.parent
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))
   if (path / "checkpoints").is_dir():
@@ -195,9 +197,11 @@ def _published(name: str) -> Source:
   """Returns the weights of a tag, or the default ones of a network."""
   model = name.partition(".")[0]
   if model not in list_models():
+    advice = suggestion(model, list_models())
+    if advice.startswith("use"):  # One of a hundred names.
+      advice = "python -m flax_resnet models has the names"
     raise WeightsError(
-      f"there is no file or folder {name}, and no model {model!r}: "
-      f"{suggestion(model, list_models())}"
+      f"there is no file or folder {name}, and no model {model!r}: {advice}"
     )
   tag = tags.find(name)
   if tag.folder:
@@ -236,8 +240,8 @@ def _name(
     and not source.of_run
   ):
     raise WeightsError(
-      f"{weights} has the weights of {source.model}, and not of {model}: leave "
-      "the model out"
+      f"{weights} has the weights of {source.model}, and not of {model}: the "
+      f"model has to be {source.model}"
     )
   return model or str(source.model)
 

@@ -44,6 +44,7 @@ def save_pretrained(
   class_names: Sequence[str] = (),
   recipe: Mapping[str, Any] | None = None,
   results: Mapping[str, Any] | None = None,
+  multi_label: bool = False,
 ) -> None:
   """Writes a folder that `from_pretrained` opens, and timm as "local-dir:".
 
@@ -60,8 +61,10 @@ def save_pretrained(
     preprocessing: preprocessing of images; None (default) for ImageNet's.
     class_names: names of the classes by label; default (), unknown.
     recipe: config of the run that they are from, for the card.
-    results: metrics as measured, "val/top1" in [0, 1], "val/count" and "step",
-      for the card.
+    results: metrics as measured, "val/top1" (or "val/map") in [0, 1],
+      "val/count" and "step", for the card.
+    multi_label: whether an image may have several of the classes, so that each
+      has a probability of its own; default False.
 
   Raises:
     WeightsError: if the folder is there already, or no name has such blocks.
@@ -79,9 +82,9 @@ def save_pretrained(
       f"{' with ' + ', '.join(fields) if fields else ''}; flax_resnet opens it"
     )
   tensors = to_torch(variables, model)
-  kept = ("val/top1", "val/count", "step")
+  kept = ("val/top1", "val/map", "val/count", "step")
   measured = {k: v for k, v in (results or {}).items() if k in kept}
-  ours = {"fields": fields, "results": measured}
+  ours = {"fields": fields, "results": measured, "multi_label": multi_label}
   ours = {key: value for key, value in ours.items() if value}
   config = {
     "architecture": name,
@@ -201,10 +204,13 @@ def _card(
     facts["Data set"] = f"`{data.get('name')}`, {data.get('train_split')}"
   if "step" in results:
     facts["Steps"] = f"{results['step']:,}"
-  if isinstance(top1 := results.get("val/top1"), float):
-    count = results.get("val/count")
-    images = f" of {count:,} images" if count else ""
-    facts["Accuracy"] = f"top-1 {top1:.2%}{images}, as measured"
+  if config.get("flax_resnet", {}).get("multi_label"):
+    facts["Classes"] = "an image may have several: sigmoid, not softmax"
+  for key, of in (("val/top1", "top-1"), ("val/map", "mean average precision")):
+    if isinstance(share := results.get(key), float):
+      count = results.get("val/count")
+      images = f" of {count:,} images" if count else ""
+      facts["Accuracy"] = f"{of} {share:.2%}{images}, as measured"
   library = "timm" if in_timm else "flax_resnet"
   lines = [
     "---",

@@ -12,7 +12,19 @@ DIGITS = (
 )
 CASES = {
   "frob": "argument VERB: invalid choice: 'frob'",
-  "predict --workdir {workdir} x.png --frob": "--frob is not a flag",
+  "predict --workdir {workdir} x.png --frob": (
+    "--frob is not a flag of predict: see python -m flax_resnet predict --help"
+  ),
+  "train --config digits --config.num_steps 60": (
+    "--config.num_steps has no value: write --config.num_steps=60"
+  ),
+  "train --config digits digits": "digits is not a flag of train",
+  "train --config digits --workdir=": "--workdir: it is empty: give a path of",
+  "train --config digits --config.init_from=cifar_resnet20.cifar10": (
+    "has the weights of cifar_resnet20, and not of cifar_resnet8: the model "
+    "has to be cifar_resnet20"
+  ),
+  "predict {weights} --cam= --workdir {workdir}": "--cam: it is empty",
   "predict --workdir {workdir} x.png --config.seed=1": (
     "--config.seed=1 is not a flag of predict"
   ),
@@ -69,6 +81,9 @@ CASES = {
     "unknown tag 'resnet50.a1_in1': did you mean 'resnet50.a1_in1k'?"
   ),
   "predict {weights} --weights resnet5": "did you mean 'resnet50'?",
+  "predict {weights} --weights nothing": (
+    "no model 'nothing': python -m flax_resnet models has the names"
+  ),
   "convert resnet50.a9_in1k {out}": "unknown tag 'resnet50.a9_in1k': did you",
   "convert {weights} {out} --hub --model cifar_resnet20": (
     "out.safetensors: convert --hub writes a folder, and no .safetensors: leave"

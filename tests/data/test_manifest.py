@@ -257,6 +257,9 @@ def test_lines_that_cannot_be(split_folder, expected, changed):
 TEXTS = {
   "has no column 'label': it has path, class; set label": "path,class",
   "has two columns 'path': rename one": "path,label,path",
+  "ROOT separates its cells by ';': write it with commas, or with tabs as": (
+    "path;label;fold"
+  ),
   "has no column 'path': it has none; set path_column": "",
   "has no column 'fold': it has path, label; set split_column": "path,label",
   "is not UTF-8 text (invalid start byte, after line": b"path,label,fold\n\xff",

@@ -146,6 +146,20 @@ def test_folders_that_are_not_there(split_folder):
   )
 
 
+def test_folders_that_are_splits(split_folder):
+  """By names that this package does not look for."""
+  for name in ("train", "val"):
+    (split_folder / name).rename(split_folder / name.title())
+  assert problem({"name": "folder", "root": str(split_folder)}) == (
+    f": {split_folder} holds Train, Val, which are called as splits and not as "
+    "classes: rename them to train and val, or name them by train_split and "
+    "eval_split"
+  )
+  named = {"train_split": "Train", "eval_split": "Val"}
+  section = FINE | {"name": "folder", "root": str(split_folder)} | named
+  data.load(section, num_classes=3)
+
+
 IMAGES, LABELS = np.zeros((12, 9, 9, 3), np.uint8), np.arange(12) % 4
 NPZ_FILES = {
   "train_images and no train_labels: add them": {"train_labels": None},
@@ -154,6 +168,10 @@ NPZ_FILES = {
   "labels -1 to 2 and 4 classes: count from 0": {"train_labels": LABELS - 1},
   "images of float64 [12, 9, 9, 3]: use uint8": {"train_images": IMAGES / 1},
   "uint8 [12, 9, 9, 2]: use": {"train_images": IMAGES[..., :2]},
+  "set.npz holds the arrays class_names, x_train: call those of a split "
+  "SPLIT_images and SPLIT_labels, such as train_images": {
+    **{"train_images": None, "train_labels": None, "x_train": IMAGES},
+  },
   "is not a NumPy file of plain arrays": {"class_names": np.array([{}])},
 }
 

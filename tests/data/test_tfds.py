@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from flax_resnet import data
 from flax_resnet.data.decoding import decode
-from flax_resnet.data.tfds import TFDSSource
+from flax_resnet.data.tfds import prepare_digits, TFDSSource
 from flax_resnet.errors import ImageError
 from tests.data.images import damage
 
@@ -26,6 +26,14 @@ def test_digits_are_those_of_scikit_learn_in_their_order(data_dir):
       expected = np.round(digits.images[first + i] * 255 / 16)
       pixels = decode(record["image"], channels=1)
       np.testing.assert_array_equal(pixels[..., 0], expected)
+
+
+def test_digits_that_cannot_be_kept_say_where(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(
+    OSError, match="the digits cannot be kept in .*/file/sets"
+  ):
+    prepare_digits(str(tmp_path / "file" / "sets"))
 
 
 def test_parts_of_a_split(data_dir):

@@ -13,7 +13,7 @@ from flax_resnet.models.norms import BatchNorm, GroupNorm
 from flax_resnet.models.shortcut import Shortcut
 from flax_resnet.models.variables import mismatch
 
-FLOATS = "float32, bfloat16 or float64"
+FLOATS = "float32, bfloat16, float16 or float64"
 # Fields of a ResNet-18, and how the sentence on them begins.
 FIELDS = [
   ({"num_classes": -1}, "num_classes is -1: use 0 to 10,000,000"),

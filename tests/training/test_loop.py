@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet import plots
+from flax_resnet import plots, storage
 from flax_resnet.training import (
   InputError,
   load_recipe,
@@ -358,6 +358,20 @@ def test_a_config_that_cannot_be_run_writes_nothing(config, tmp_path, mesh):
   with pytest.raises(InputError):
     train(config, tmp_path / "run", mesh)
   assert not (tmp_path / "run").exists()
+
+
+def test_a_config_may_have_numbers_of_numpy(config, tmp_path, mesh):
+  values = recipes.changed(config, {"num_steps": 1}).to_dict()
+  values |= {"seed": np.int64(1), "batch_size": np.int32(values["batch_size"])}
+  train(values, tmp_path / "run", mesh)
+  assert storage.read_config(tmp_path / "run")["seed"] == 1
+
+
+def test_a_name_is_no_config(tmp_path):
+  with pytest.raises(
+    InputError, match="config is 'digits': give that of load_"
+  ):
+    train("digits", tmp_path / "run")
 
 
 def test_the_pace_leaves_out_what_is_paused(monkeypatch):

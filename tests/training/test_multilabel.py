@@ -262,6 +262,52 @@ def test_every_class_above_a_threshold_is_predicted(
       assert probability == pytest.approx(row[label])
 
 
+def test_maps_change_no_probability(whole, call_main, tmp_path):
+  """Neither do folders for the hub, which say that there are several labels."""
+  images, _ = draw_split(2, seed=5)
+  for number, image in enumerate(images):
+    Image.fromarray(image).save(tmp_path / f"{number}.png")
+  files = sorted(tmp_path.iterdir())
+
+  def predicted(*flags):
+    code, out, _ = call_main(command.main, "predict", "--json", *flags, *files)
+    assert code == 0
+    return [
+      {c["class"]: c["probability"] for c in json.loads(line)["classes"]}
+      for line in out.splitlines()
+    ]
+
+  found = predicted("--workdir", whole)
+  assert [len(each) for each in found] != [4, 4]  # Not by softmax's first five.
+  cams = predicted("--workdir", whole, "--cam", tmp_path / "cams")
+  hub = tmp_path / "hub"
+  assert call_main(command.main, "convert", whole, hub, "--hub")[0] == 0
+  for others in (cams, predicted("--weights", hub)):
+    for one, other in zip(found, others, strict=True):
+      assert one == pytest.approx(other, abs=1e-6)
+  rows = runs.rows_of(whole)
+  assert (
+    f"mean average precision {rows[-1]['val/map']:.2%} of 50 images"
+    in (hub / "README.md").read_text()
+  )
+
+
+def test_an_image_may_have_no_class(whole, call_main, tmp_path):
+  Image.fromarray(draw_split(1, seed=5)[0][0]).save(tmp_path / "0.png")
+  code, out, _ = call_main(
+    *(command.main, "predict", "--workdir", whole, "--threshold", "1"),
+    tmp_path,
+  )
+  assert (code, out) == (0, f"{tmp_path}/0.png\n  none of 100.00% or more\n")
+
+
+def test_a_page_is_for_one_label_an_image(whole, call_main):
+  code, _, err = call_main(command.main, "report", "--workdir", whole)
+  assert code == 2
+  assert "is a run on images of several labels, which report cannot show" in err
+  assert not (whole / "report.html").exists()
+
+
 def test_a_threshold_out_of_range_is_refused(whole, call_main, tmp_path):
   code, _, err = call_main(
     command.main, "predict", "--workdir", whole, "--threshold", "2", tmp_path

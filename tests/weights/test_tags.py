@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -85,6 +86,33 @@ def test_a_tag_is_loaded_from_the_hub_and_then_without_it(
   jax.tree.map(np.testing.assert_array_equal, back, state_dict)
   assert len(asked) == seen
   assert capsys.readouterr().err == ""
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+  state_dict, tmp_path, monkeypatch
+):
+  """Its client would try for 40 seconds, before it looks into its cache."""
+  asked = []
+  hub_cache.write_repository(
+    *(monkeypatch, tmp_path, "timm/resnet18.a1_in1k"),
+    tensors=state_dict,
+    config=CONFIG,
+  )
+  monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+  for name in ("http_proxy", "https_proxy", "all_proxy"):
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(name.upper(), raising=False)
+
+  def refused(address, **_):
+    asked.append(address)
+    raise OSError("no route")
+
+  monkeypatch.setattr(socket, "create_connection", refused)
+  loaded = load_pretrained("resnet18.a1_in1k")
+  assert loaded.class_names[7] == "class 7"
+  with pytest.raises(WeightsError, match="the hub cannot be reached"):
+    load_pretrained("resnet34.a1_in1k")
+  assert len(asked) == 2
 
 
 def test_what_is_there_wins_over_a_name(state_dict, tmp_path, monkeypatch):
