@@ -53,7 +53,7 @@ def find_recipe(name: str | pathlib.Path) -> pathlib.Path:
     return path / "config.json"
   if path.is_file():
     return path
-  if path.is_dir():
+  if path.is_dir() and str(name) not in list_recipes():
     raise InputError(f"config {path} is a folder without config.json: no run")
   if len(path.parts) == 1 and not path.suffix:
     names = list_recipes()

@@ -26,10 +26,16 @@ def test_a_recipe_has_a_name_or_a_path(tmp_path, monkeypatch):
   assert find_recipe("digits").samefile(ROOT / "configs" / "digits.py")
   assert load_recipe("digits") == load_recipe(ROOT / "configs" / "digits.py")
   (tmp_path / "digits").mkdir()
+  assert find_recipe("digits").suffix == ".py"  # A folder of data.
   with pytest.raises(InputError, match="digits is a folder without config"):
-    find_recipe("digits")
+    find_recipe("./digits/")
   (tmp_path / "digits" / "config.json").write_text('{"seed": 5}')
   assert load_recipe("digits", ["seed=6"]).to_dict() == {"seed": 6}
+
+
+def test_changes_are_a_list():
+  with pytest.raises(InputError, match="overrides is 'seed=1': give a list"):
+    inspect.unwrap(load_recipe)("digits", "seed=1")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ A source of one's own is any class with the members of `Source`. A folder of
 images is in `data.folder`, a TFDS set in `data.tfds`.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import operator
@@ -325,10 +326,16 @@ def open_npz(path: str | os.PathLike, split: str) -> ArraySource:
     # Of all splits: one may lack the last classes.
     known = [a for name, a in arrays.items() if name.endswith("_labels")]
     names = range(max(map(_num_classes, known)))
+  names = [str(name) for name in names]
+  if twice := [name for name, n in collections.Counter(names).items() if n > 1]:
+    raise ValueError(
+      f"class_names of {path} has {twice[0]!r} more than once: name each class "
+      "otherwise"
+    )
   whole = ArraySource(
     arrays[f"{base}_images"],
     labels,
-    [str(name) for name in names],
+    names,
     title=f"{base} in {path}",
   )
   return ArraySource(

@@ -7,7 +7,6 @@ Selvaraju et al. 2017 (arXiv:1610.02391) and Chattopadhay et al. 2018
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import functools
-import inspect
 import os
 from typing import Any, cast
 
@@ -113,23 +112,7 @@ def explain(
   if classes is not None:
     classes = jnp.asarray(classes)
     _check_classes(classes, len(images), model.num_classes)
-  network = _hashable(model)
-  return _explain(network, variables, images, classes, stage, plus_plus)
-
-
-def _hashable(model: ResNet) -> ResNet:
-  """Returns a network that a compiled program is found by, without lists.
-
-  Recipes and config.json have lists.
-  """
-
-  def frozen(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-      return tuple(map(frozen, value))
-    return value
-
-  fields = inspect.signature(ResNet).parameters.keys() - {"parent", "name"}
-  return model.clone(**{name: frozen(getattr(model, name)) for name in fields})
+  return _explain(model, variables, images, classes, stage, plus_plus)
 
 
 def _check_classes(classes: Array, images: int, num_classes: int) -> None:

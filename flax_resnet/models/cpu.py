@@ -77,6 +77,9 @@ def _conv(x, kernel, *, strides, padding, dilation, groups, **others):
   )
   out = jax.eval_shape(plain, x, kernel).shape
   sides = zip(kernel.shape[:2], x.shape[1:3], out[1:3], strict=True)
+  # Of an open size, as exported programs may have, too little is known.
+  if not all(isinstance(side, int) for side in x.shape[1:3]):
+    return plain(x, kernel)
   if any(size > min(side) for size, *side in sides):
     on_cpu = _as_call(functools.partial(_by_patches, out=out, **window))
   else:
@@ -175,7 +178,20 @@ def _with_gradients_jvp(
     tangent = jax.checkpoint(kernel_tangent, prevent_cse=False)
     parts.append(_as_call(tangent)(x, dkernel))
   y = _with_gradients(output, image_tangent, kernel_tangent, x, kernel)
-  return y, functools.reduce(jnp.add, parts or [jnp.zeros_like(y)])
+  parts = [_sharded_like(y, part) for part in parts or [jnp.zeros_like(y)]]
+  return y, functools.reduce(jnp.add, parts)
+
+
+def _sharded_like(y, tangent):
+  """Returns the tangent of y split over the devices as y is.
+
+  Its type says how, where a mesh has axes of `AxisType.Explicit`, as those of
+  `jax.make_mesh` are, and JAX takes the batch of another layout for channels.
+  """
+  sharding = jax.typeof(y).sharding
+  if jax.typeof(tangent).sharding == sharding:
+    return tangent
+  return jax.sharding.reshard(tangent, sharding)
 
 
 def _kernel_tangent(convolve, x, dkernel):

@@ -178,7 +178,7 @@ class StochasticDepth(nn.Module):
     if not train or (isinstance(rate, float) and rate == 0):
       return f
     keep = jax.random.bernoulli(
-      self.make_rng("dropout"), 1 - rate, (len(f), 1, 1, 1)
+      self.make_rng("dropout"), 1 - rate, (f.shape[0], 1, 1, 1)
     )
     return jnp.where(keep, f / jnp.asarray(1 - rate, f.dtype), 0)
 

@@ -15,7 +15,9 @@ NormKind = Literal["batch", "group", "evonorm", "filter_response", "none"]
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
   """Returns the dtype for statistics and logits of a network in `dtype`."""
-  return jnp.promote_types(dtype, jnp.float32)
+  # `promote_types` would obey `jax.numpy_dtype_promotion` of the caller.
+  wide = jnp.finfo(dtype).bits >= 32
+  return jnp.dtype(dtype) if wide else jnp.dtype(jnp.float32)
 
 
 class BatchNorm(nn.Module):
@@ -81,13 +83,14 @@ class BatchNorm(nn.Module):
 
   def _split(self, x: Array) -> Array:
     """Returns x as [groups, group_size, h, w, c]."""
-    size = self.group_size or len(x)
-    if len(x) % size:
+    size = self.group_size or x.shape[0]
+    if self.group_size and x.shape[0] % size:
       raise ValueError(
-        f"a batch of {len(x)} examples cannot be normalized in groups of "
+        f"a batch of {x.shape[0]} examples cannot be normalized in groups of "
         f"{size}: choose a norm_group_size that divides the batch size"
       )
-    return x.reshape(len(x) // size, size, *x.shape[1:])
+    groups = x.shape[0] // size if self.group_size else 1
+    return x.reshape(groups, size, *x.shape[1:])
 
   def _update(self, running: Array, groups: Array) -> Array:
     new = groups.mean((0, 1, 2, 3)).astype(running.dtype)
@@ -210,7 +213,8 @@ def _group_means(x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
   # By channel first: no array of the size of the map changes its layout.
   means = x.mean((1, 2)).reshape(b, GROUPS, channels // GROUPS)
   of_groups = means.mean(-1, keepdims=True)
-  return jnp.broadcast_to(of_groups, means.shape).reshape(b, 1, 1, channels)
+  of_channels = jnp.broadcast_to(of_groups, means.shape).reshape(b, channels)
+  return of_channels[:, None, None]
 
 
 # The modules by their kind.

@@ -56,10 +56,11 @@ class SplitAttention(nn.Module):
     a = norm(name="bn1", activate=True)(a, train=train)
     a = pointwise(radix * channels, 1, name="conv2")(a)
     # The channels of W2 are by group first, those of U by map.
+    a = a.squeeze((1, 2))
     a = a.reshape(x.shape[0], self.groups, radix, channels // self.groups)
     a = jax.nn.softmax(a, 2) if radix > 1 else nn.sigmoid(a)
-    a = a.swapaxes(1, 2).reshape(x.shape[0], 1, 1, radix, channels)
-    return (u * a).sum(3)
+    a = a.swapaxes(1, 2).reshape(x.shape[0], radix, channels)
+    return (u * a[:, None, None]).sum(3)
 
 
 class ResNeStBlock(ResidualBlock):

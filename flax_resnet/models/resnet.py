@@ -110,6 +110,9 @@ class ResNet(nn.Module):
 
   def __post_init__(self):
     schema.check_fields(self)
+    for field in schema.parameters_of(type(self)):
+      # Lists, as JSON has them, have no hash, by which programs are found.
+      object.__setattr__(self, field, _tuples(getattr(self, field)))
     check_together(self)
     super().__post_init__()
 
@@ -218,6 +221,11 @@ class ResNet(nn.Module):
       pre-activation net the last one is taken after the last BatchNorm and
       ReLU.
     """
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f"images are {images.dtype} {list(images.shape)}: give normalized "
+        "images, float [b, h, w, c]"
+      )
     stem = Stem(
       self.stem,
       self.stem_features or self.stage_features[0],
@@ -228,6 +236,10 @@ class ResNet(nn.Module):
       name="stem",
     )
     frozen = -1 if frozen_stages is None else frozen_stages
+    if not -1 <= frozen <= len(self.stage_sizes):
+      raise ValueError(
+        f"frozen_stages is {frozen_stages}: use 0 to {len(self.stage_sizes)}"
+      )
     maps = {}
     maps["stem"], x = stem(
       images.astype(self.dtype), train=train and frozen < 0
@@ -326,3 +338,9 @@ class ResNet(nn.Module):
       name=name,
       **options,
     )
+
+
+def _tuples(value: Any) -> Any:
+  return (
+    tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+  )

@@ -24,6 +24,7 @@ import numpy as np
 from flax_resnet import hosts, plots, sharding, storage
 from flax_resnet.data.dataset import Split
 from flax_resnet.data.identity import check_unchanged
+from flax_resnet.errors import InputError
 from flax_resnet.models.variables import Variables
 from flax_resnet.training import metrics
 from flax_resnet.training.checkpoint import Checkpoints, quarantine_damaged
@@ -190,7 +191,7 @@ def _take_steps(
   batch, count = next(inputs)
 
   while step < run.num_steps and not (signals.stopping or early):
-    trace.before(step, state)
+    trace.before(step, count, state)
     state = train_step(state, batch)
     step += count
     log.advance(count)
@@ -332,12 +333,15 @@ class Trace:
   def __enter__(self) -> "Trace":
     return self
 
-  def before(self, step: int, state: Any) -> None:
-    """Begins or ends it, before the step after `step` completed ones."""
+  def before(self, step: int, count: int, state: Any) -> None:
+    """Begins or ends it, before the `count` steps after `step` completed ones.
+
+    Steps that are computed by one call are in the trace together.
+    """
     if self._begun and step >= self._steps.stop:
       jax.block_until_ready(state)
       self.__exit__()
-    elif not self._begun and step in self._steps:
+    elif not self._begun and set(range(step, step + count)) & set(self._steps):
       jax.block_until_ready(state)
       jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
       self._begun = True

@@ -114,7 +114,7 @@ def load_pretrained(
   if "num_classes" not in fields:
     network = network.clone(num_classes=classes)
   if network.num_classes != classes:
-    print(
+    files.say(
       f"the weights have {classes} classes and the model "
       f"{network.num_classes}: its head is initialized anew"
     )
@@ -147,6 +147,8 @@ def find(weights: str | pathlib.Path) -> Source:
     path = path.parent
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))
+  if not path.exists():
+    raise WeightsError(f"there is no file or folder {path}")
   if (path / "checkpoints").is_dir():
     path = files.find_checkpoint(path)
   elif hub.is_clone(path):

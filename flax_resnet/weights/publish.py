@@ -69,7 +69,7 @@ def save_pretrained(
   Raises:
     WeightsError: if the folder is there already, or no name has such blocks.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).expanduser()
   if folder.exists():
     raise WeightsError(f"{folder} is there already: choose another folder")
   channels = image_channels(variables["params"])

@@ -149,7 +149,15 @@ def to_torch(
   Returns:
     Arrays by name; BatchNorm's `num_batches_tracked`, which Flax does not
     count, are 0.
+
+  Raises:
+    WeightsError: if there are no parameters in `variables`.
   """
+  if "params" not in variables:
+    raise WeightsError(
+      f"the variables have {listing(variables) or 'nothing'} and no params: "
+      'give {"params": ..., "batch_stats": ...}'
+    )
   usual = "timm_v2" if model.pre_activation else "torchvision"
   convention = CONVENTIONS[names or usual]
   trees = {key: variables.get(key, {}) for key in ("params", "batch_stats")}

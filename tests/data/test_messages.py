@@ -172,6 +172,9 @@ NPZ_FILES = {
   "SPLIT_images and SPLIT_labels, such as train_images": {
     **{"train_images": None, "train_labels": None, "x_train": IMAGES},
   },
+  "class_names of ROOT has 'a' more than once: name each class": {
+    "class_names": np.array(list("abca"))
+  },
   "is not a NumPy file of plain arrays": {"class_names": np.array([{}])},
 }
 
@@ -184,6 +187,7 @@ def test_npz_files(tmp_path, expected, changes):
   np.savez(tmp_path / "set.npz", **arrays)
   with pytest.raises(ValueError) as error:
     sources.open_npz(tmp_path / "set.npz", "train")
+  expected = expected.replace("ROOT", str(tmp_path / "set.npz"))
   assert expected in str(error.value)
 
 

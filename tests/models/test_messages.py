@@ -1,6 +1,8 @@
 """The sentences on networks and calls that cannot be."""
 
 from functools import partial
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,8 @@ def fold(name, **fields):
 SHRINK = Shortcut(partial(Layers().conv, 4, 1), "identity")
 IN_THREES = partial(BatchNorm(group_size=3).init, train=True)
 IMAGES, KEY = jnp.ones((8, 2, 2, 8)), jax.random.key(0)
+
+FREEZE = partial(fr.create_model("cifar_resnet8").init, KEY, train=False)
 CALLS = [
   (partial(fr.create_model, "resnet51"), "did you mean 'resnet50'?"),
   (partial(fr.create_model, "zebra"), "unknown model 'zebra': use resnet18, "),
@@ -151,6 +155,10 @@ CALLS = [
     'cannot go from 8 to 4 channels: use shortcut="projection"',
   ),
   (
+    partial(FREEZE, jnp.ones((1, 8, 8, 3)), frozen_stages=4),
+    "frozen_stages is 4: use 0 to 3",
+  ),
+  (
     partial(IN_THREES, KEY, IMAGES),
     "a batch of 8 examples cannot be normalized in groups of 3: choose a ",
   ),
@@ -162,6 +170,28 @@ def test_calls_that_cannot_be(call, message):
   with pytest.raises(ValueError) as error:
     call()
   assert message in str(error.value)
+
+
+@pytest.mark.deep
+def test_pixels_that_are_not_normalized():
+  """In a process whose annotations are not checked, as in a user's."""
+  script = """
+import jax.numpy as jnp, flax_resnet as fr, jax
+model = fr.create_model("cifar_resnet8")
+for images in (jnp.ones((2, 8, 8, 3), "uint8"), jnp.ones((8, 8, 3))):
+  try:
+    model.init(jax.random.key(0), images, train=False)
+  except ValueError as error:
+    print(error)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True
+  )
+  advice = "give normalized images, float [b, h, w, c]"
+  assert done.stdout.splitlines() == [
+    f"images are uint8 [2, 8, 8, 3]: {advice}",
+    f"images are float32 [8, 8, 3]: {advice}",
+  ]
 
 
 def test_fields_that_there_are_not():
@@ -182,6 +212,7 @@ def test_lists_and_numbers_of_numpy_are_taken():
     dtype=np.dtype("float64"),
   )
   assert model.block_names == ["stage1_block1", "stage2_block1"]
+  assert hash(model) == hash(model.clone())
 
 
 def test_what_does_not_fit_is_listed():

@@ -5,7 +5,7 @@ import functools
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
@@ -114,6 +114,30 @@ def test_bfloat16_computes_with_float32_state_and_logits():
   run = functools.partial(evaluate, model, method="features")
   maps = jax.eval_shape(run, variables, IMAGES)
   assert maps["stage1"].dtype == jnp.bfloat16
+
+
+def test_bfloat16_obeys_no_promotion():
+  model = fr.create_model("cifar_resnet8", num_classes=3, dtype="bfloat16")
+  images = normal(0, (2, 8, 8, 3)).astype(jnp.bfloat16)
+  variables = variables_of(model, images.shape)
+  with jax.numpy_dtype_promotion("strict"):
+    jax.eval_shape(functools.partial(train_step, model), variables, images)
+
+
+def test_an_image_size_may_be_open_in_a_program():
+  model = fr.create_model("cifar_resnet8", num_classes=3)
+  variables = variables_of(model, (1, 8, 8, 3))
+  shape = jax.export.symbolic_shape("b, h, w, 3")
+  exported = jax.export.export(
+    jax.jit(lambda images: model.apply(variables, images, train=False))
+  )(jax.ShapeDtypeStruct(shape, jnp.float32))
+  for size in ((2, 8, 8, 3), (3, 11, 6, 3)):
+    images = normal(0, size)
+    np.testing.assert_allclose(
+      exported.call(images),
+      model.apply(variables, images, train=False),
+      atol=1e-5,
+    )
 
 
 def test_space_to_depth_is_the_7x7_stem():
@@ -305,6 +329,43 @@ def test_every_variant_takes_the_options_of_the_others(name):
   gradients, (logits, _) = jax.eval_shape(step_with_all_options(name))
   assert logits.dtype == jnp.float32
   assert "stage2_blocks" in gradients
+
+
+def test_gradients_keep_their_shards_on_the_mesh_of_jax():
+  """`jax.make_mesh` has explicit axes, which are part of the types."""
+  mesh = jax.make_mesh((8,), ("data",))
+  model = fr.create_model("cifar_resnet8", num_classes=3)
+  images = normal(0, (16, 8, 8, 3))
+  variables = variables_of(model, images.shape)
+  one = jax.jit(functools.partial(train_step, model))
+  expected, _ = one(variables, images)
+  sharded = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
+  everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+  gradients, _ = one(everywhere, sharded)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+    gradients,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_gradients_on_the_mesh_of_jax(name):
+  mesh = jax.make_mesh((4,), ("data",))
+  model, _, images = step_with_all_options(name).args
+  model = model.clone(scan=False)
+  variables = {"batch_stats": {}} | variables_of(model, images.shape)
+
+  def typed(leaf, *axes):
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  gradients, _ = jax.eval_shape(
+    functools.partial(train_step, model),
+    jax.tree.map(typed, variables),
+    typed(images, "data"),
+  )
+  assert "stage2_block1" in gradients
 
 
 @pytest.mark.deep

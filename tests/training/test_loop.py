@@ -1,6 +1,7 @@
 """Whole runs: their files, where they go on, and what ends them."""
 
 import gzip
+import inspect
 import json
 import re
 import shutil
@@ -156,6 +157,12 @@ def test_a_trace_of_some_steps(config, tmp_path, mesh):
   runs.assert_same_bits(
     *(runs.saved_state(tmp_path / name) for name in ("run", "other"))
   )
+
+
+def test_a_trace_begins_with_the_call_of_its_first_step(config, tmp_path, mesh):
+  values = {"profile": (1, 2), "steps_per_call": 2, "num_steps": 4}
+  train(recipes.changed(config, values | {"log_every": 2}), tmp_path, mesh)
+  assert list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
 
 
 def test_a_finished_run_is_left_as_it_is(whole, long_config, mesh, capsys):
@@ -371,7 +378,7 @@ def test_a_name_is_no_config(tmp_path):
   with pytest.raises(
     InputError, match="config is 'digits': give that of load_"
   ):
-    train("digits", tmp_path / "run")
+    inspect.unwrap(train)("digits", tmp_path / "run")
 
 
 def test_the_pace_leaves_out_what_is_paused(monkeypatch):

@@ -8,8 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import flax_resnet as fr
+from flax_resnet.training import train
 from flax_resnet.weights import files, load_pretrained
 from flax_resnet.weights.preprocessing import Preprocessing
+from tests import recipes
 from tests.drawing import normal
 from tests.weights.conftest import CASE
 
@@ -53,10 +55,40 @@ def test_a_new_head_is_drawn_for_other_classes(weights, variables, capsys):
   assert 0.005 < head["kernel"].std() < 0.02
   whole = {k: v for k, v in variables["params"].items() if k != "head"}
   assert_same(found, {**variables, "params": whole})
-  assert capsys.readouterr().out == (
+  assert capsys.readouterr().err == (
     "the weights have 10 classes and the model 3: its head is initialized "
     "anew\n"
   )
+
+
+def test_the_network_of_a_run_has_a_hash(tmp_path, data_dir, mesh):
+  """Its fields come from JSON, which has lists."""
+  train(recipes.changed(recipes.tiniest(data_dir), {"num_steps": 1}), tmp_path)
+  model, variables = fr.from_pretrained(tmp_path)
+  fr.save_pretrained(tmp_path / "OUT", model, variables)
+  again, _ = fr.from_pretrained(tmp_path / "OUT")
+  assert hash(model) == hash(again.clone(dtype=model.dtype))
+  # The folder of its checkpoints is the run too.
+  assert fr.from_pretrained(tmp_path / "checkpoints")[0] == model
+
+
+def test_a_folder_may_be_below_the_home(
+  weights, variables, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  model, found = fr.from_pretrained(weights, NAME, **FIELDS)
+  fr.save_pretrained("~/OUT", model, found)
+  assert (tmp_path / "OUT" / "config.json").is_file()
+  assert_same(fr.from_pretrained("~/OUT")[1], variables)
+
+
+def test_what_is_not_there_is_named():
+  with pytest.raises(fr.weights.WeightsError, match="no file or folder no.pth"):
+    fr.from_pretrained("no.pth")
+  with pytest.raises(
+    fr.weights.WeightsError, match="conv1, head and no params"
+  ):
+    fr.to_torch({"conv1": {}, "head": {}}, fr.create_model(NAME))
 
 
 def test_no_classes_are_embeddings(weights, variables, capsys):
