@@ -18,9 +18,9 @@ from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import check_content, read_image
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.data.labels import (
-  class_numbers,
   classes_beside,
   Codes,
+  labels_of_texts,
   read_classes,
   sorted_classes,
 )
@@ -104,14 +104,12 @@ class ArrowSource:
         f"{root} has {len(self.class_names)} class: there must be 2 at least "
         "to tell apart"
       )
-    labels = class_numbers(texts, self.class_names)[codes]
-    if (labels < 0).any():
-      row = int(np.argmax(labels < 0))
-      raise ValueError(
-        f"record {row} of {base} in {root} has the label "
-        f"{texts[codes[row]]!r:.100}, which is none of the classes: "
-        f"{listing(self.class_names)}"
-      )
+    labels = labels_of_texts(
+      texts,
+      codes,
+      self.class_names,
+      lambda row: f"record {row} of {base} in {root}",
+    )
     rows = part_of(split, labels, seed)
     self._rows = None if rows is None else SharedArray(rows)
     self._labels = SharedArray(labels if rows is None else labels[rows])

@@ -1,12 +1,13 @@
 """Labels that are texts, and the classes that they name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import os
 import pathlib
 
 import numpy as np
 
 from flax_resnet.data.packed import SharedArray
+from flax_resnet.errors import listing
 
 CLASSES_FILE = "classes.txt"
 _CHUNK = 2**15  # Records that are gathered at a time.
@@ -137,3 +138,30 @@ def class_numbers(
     counted = [int(text.lstrip("0")[:10] or "0") for text in texts]
     numbers = [n if n < len(class_names) else -1 for n in counted]
   return np.array(numbers, np.int32)
+
+
+def labels_of_texts(
+  texts: Sequence[str],
+  codes: np.ndarray,
+  class_names: Sequence[str],
+  place: Callable[[int], str],
+) -> np.ndarray:
+  """Returns the label of each record, int32 [n], see `class_numbers`.
+
+  Args:
+    texts: what the labels are called.
+    codes: number of each record's text, int [n].
+    class_names: names of the classes, by label.
+    place: function of the number of a record that says where it is.
+
+  Raises:
+    ValueError: for the first record whose text is none of the classes.
+  """
+  labels = class_numbers(texts, class_names)[codes]
+  if (labels < 0).any():
+    first = int(np.argmax(labels < 0))
+    raise ValueError(
+      f"{place(first)} has the label {texts[codes[first]]!r:.100}, which is "
+      f"none of the classes: {listing(class_names)}"
+    )
+  return labels

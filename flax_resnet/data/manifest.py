@@ -19,6 +19,7 @@ from flax_resnet.data.identity import (
 from flax_resnet.data.labels import (
   class_numbers,
   classes_beside,
+  labels_of_texts,
   LabelSets,
   sorted_classes,
 )
@@ -151,16 +152,11 @@ def _labels(
       f"{table.title} has {len(names)} class ({', '.join(names)}): there must "
       "be 2 at least to tell apart"
     )
-  numbers = np.full(len(table.texts), -1, np.int32)
-  numbers[used] = class_numbers(texts, names)
-  labels = numbers[codes]
-  if (labels < 0).any():
-    first = int(np.argmax(labels < 0))
-    raise ValueError(
-      f"{table.line(rows[first])} has the label "
-      f"{table.texts[codes[first]]!r:.100}, which is none of the classes: "
-      f"{listing(names)}"
-    )
+  places = np.zeros(len(table.texts), np.int32)
+  places[used] = np.arange(len(used))
+  labels = labels_of_texts(
+    texts, places[codes], names, lambda row: table.line(rows[row])
+  )
   return names, SharedArray(labels)
 
 

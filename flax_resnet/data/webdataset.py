@@ -17,14 +17,14 @@ from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import check_content, max_file_bytes
 from flax_resnet.data.identity import Identity, identity_of_labels
 from flax_resnet.data.labels import (
-  class_numbers,
   classes_beside,
+  labels_of_texts,
   sorted_classes,
 )
 from flax_resnet.data.packed import PackedNames, SharedArray
 from flax_resnet.data.shards import open_index, shards_of_split, stamp
 from flax_resnet.data.sources import Columns, part_of, Record
-from flax_resnet.errors import ImageError, listing
+from flax_resnet.errors import ImageError
 
 
 class WebDatasetSource:
@@ -84,13 +84,7 @@ class WebDatasetSource:
         f"({', '.join(self.class_names)}): there must be 2 at least to tell "
         "apart"
       )
-    labels = class_numbers(texts, self.class_names)[codes]
-    if (labels < 0).any():
-      row = int(np.argmax(labels < 0))
-      raise ValueError(
-        f"{self._place(row)} has the label {texts[codes[row]]!r:.100}, which "
-        f"is none of the classes: {listing(self.class_names)}"
-      )
+    labels = labels_of_texts(texts, codes, self.class_names, self._place)
     rows = part_of(split, labels, seed)
     self._rows = None if rows is None else SharedArray(rows)
     self._labels = SharedArray(labels if rows is None else labels[rows])

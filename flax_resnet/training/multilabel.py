@@ -54,12 +54,12 @@ def evaluate_each(
   batches: Iterable[Mapping[str, np.ndarray]],
   mesh: Mesh,
 ) -> dict[str, Means]:
-  """Returns the means over the examples that the masks of the batches mark.
+  """Returns what `evaluation.evaluate_each` does, of several labels an image.
 
   Args:
     eval_step: see `make_eval_step`.
     variables: variables by any name.
-    batches: this host's part of each batch, see `data.Split.eval_batches`.
+    batches: as in `evaluation.evaluate`.
     mesh: the devices.
 
   Returns:

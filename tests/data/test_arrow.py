@@ -271,6 +271,17 @@ def test_what_is_no_set(tmp_path):
     load(tmp_path / "set")
 
 
+def test_a_label_that_is_no_class_is_refused(tmp_path):
+  as_parquet(tmp_path / "set", labels="text")
+  (tmp_path / "classes.txt").write_text("anemone\n큰 튤립\n", "utf-8")
+  with pytest.raises(InputError) as error:
+    load(tmp_path / "set", 2, classes_file=str(tmp_path / "classes.txt"))
+  assert str(error.value) == (
+    f"config.data: record 1 of train in {tmp_path}/set has the label 'rose', "
+    "which is none of the classes: anemone, 큰 튤립"
+  )
+
+
 def test_records_without_a_label_are_refused(tmp_path):
   whole = table(9)
   unlabeled = whole.remove_columns("label").add_column(

@@ -56,11 +56,11 @@ def test_a_center_crop_of_the_whole_is_exact(
 @pytest.mark.parametrize(
   ("height", "width", "resized", "corner"),
   [
-    (45, 61, (31, 23), (2, 2)),  # Of 23 x 31 the central 20 x 28.
-    (45, 101, (49, 22), (10, 1)),  # As high as it must be, and wider.
-    (61, 45, (31, 42), (2, 11)),
-    (22, 31, (31, 22), (2, 1)),
-    (7, 90, (283, 22), (128, 1)),
+    (45, 61, (32, 24), (2, 2)),  # It must cover 23 x 32: 23.5 and 32.9.
+    (45, 101, (52, 23), (12, 2)),  # As high as it must be, and wider.
+    (61, 45, (32, 43), (2, 12)),
+    (23, 32, (32, 23), (2, 2)),
+    (7, 90, (296, 23), (134, 2)),
   ],
 )
 def test_a_center_crop_need_not_be_a_square(
@@ -68,7 +68,7 @@ def test_a_center_crop_need_not_be_a_square(
 ):
   """The sizes and corners are those that timm 1.0.31 computes."""
   image = RNG.integers(0, 256, (height, width, 3), np.uint8)
-  crop = crops.center_crop(3, (20, 28), 0.9, resize_first=resize_first)
+  crop = crops.center_crop(3, (20, 28), 0.85, resize_first=resize_first)
   whole = Image.fromarray(image).resize(resized, Image.Resampling.BILINEAR)
   left, top = corner
   theirs = np.asarray(whole)[top : top + 20, left : left + 28].astype(int)

@@ -36,8 +36,9 @@ SECTIONS = {
   "data": (
     SECTION,
     {
-      *("part", "num_classes", "class_names", "source", "operations"),
-      *("options", "channels", "interpolation", "fill", "before", "now"),
+      *("part", "num_classes", "class_names", "columns", "source"),
+      *("operations", "options", "num_channels", "interpolation", "fill"),
+      *("before", "now"),
     },
   ),
   "augment": (
@@ -111,6 +112,7 @@ def cases(recipe):
         yield Case(section, key, value, wrong or value == ((1,),), "")
       if Sequence in allowed:
         now = recipe.get(section, {}).get(key) or (0.5, 0.5)
+        now = (now, now) if isinstance(now, int) else now  # An image's size.
         for value in (*NEVER, *ODD, "x", None, True):
           wrong = value in NEVER or type(value) not in (int, float)
           yield Case(section, key, (value, *now[1:]), wrong, "")

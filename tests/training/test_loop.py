@@ -302,6 +302,8 @@ def test_images_that_are_no_squares_are_trained_on(
   train(again, parts, mesh)
   runs.assert_same_bits(runs.saved_state(whole), runs.saved_state(parts))
   assert runs.rows_of(whole) == runs.rows_of(parts)
+  about = whole / "checkpoints" / "4" / "about" / "metadata"
+  assert json.loads(about.read_text())["image_shape"] == [6, 10, 1]
 
 
 @pytest.fixture
