@@ -93,13 +93,12 @@ def train(
       more.
     Stopped: at SIGINT or SIGTERM, after a checkpoint.
   """
-  if not isinstance(config, ConfigDict | Mapping):
+  given: Any = config.to_dict() if isinstance(config, ConfigDict) else config
+  if not isinstance(given, Mapping):
     raise InputError(
-      f"config is {config!r:.100}: give that of load_recipe, or a dict like it"
+      f"config is {given!r:.100}: give that of load_recipe, or a dict like it"
     )
-  config = storage.plain(
-    config.to_dict() if isinstance(config, ConfigDict) else config
-  )
+  config = {key: storage.plain(value) for key, value in given.items()}
   writes = jax.process_index() == 0  # One host writes the files of the run.
   with contextlib.ExitStack() as stack:
     stack.enter_context(write_errors_reported(workdir))
