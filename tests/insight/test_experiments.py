@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def test_images_are_evenly_taken_from_the_split(inspect, runs):
   rows = [0, 24, 47, 71]
   np.testing.assert_array_equal(subject.labels, batch["label"][rows])
   np.testing.assert_array_equal(
-    subject.images, run.normalize(batch["image"][rows])
+    subject.images, run.normalize(jnp.asarray(batch["image"][rows]))
   )
   (subject,) = _subjects(inspect, runs, 1000)
   assert len(subject.images) == 72
