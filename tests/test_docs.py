@@ -86,6 +86,8 @@ ELSEWHERE = (
   "python -m flax_resnet evaluate --weights resnet50.a1_in1k",
   "python -m flax_resnet convert runs/photos",  # tests/cli/test_verbs.py
   "python -c 'import timm",  # tests/weights/test_publish.py
+  # tests/insight/test_experiments.py
+  "python -m flax_resnet inspect --weights cifar_resnet20.cifar10",
   "python benchmarks/",
   "python examples/",  # tests/test_examples.py
   "python docs/reference.py",  # Below.

@@ -50,7 +50,8 @@ class Subject:
 
   def untrained(self, seed: int) -> Variables:
     """Returns variables as they are drawn before training."""
-    shape = self.images.shape[1:]
+    _, height, width, channels = self.images.shape
+    shape = (height, width, channels)
     return initial_variables(self.model, jax.random.key(seed), shape)
 
   def states(self) -> Iterator[tuple[int, Variables]]:
@@ -93,7 +94,7 @@ class Found(NamedTuple):
 
 
 def remove_blocks(
-  subjects: Sequence[Subject], seed: int, title: str, path: pathlib.Path
+  subjects: Sequence[Subject], seed: int, data: str, path: pathlib.Path
 ) -> Found:
   """Returns how networks do without some of their blocks, see `lesion`."""
   found = {
@@ -109,6 +110,11 @@ def remove_blocks(
       for block, accuracy in zip(each.names, each.without, strict=True)
       if accuracy is not None
     }
+    if not without:  # Of a plain net whose blocks all change the shape.
+      sentences.append(
+        f"{name}: {each.intact:.1%} as trained; no block can be removed"
+      )
+      continue
     worst = min(without, key=without.__getitem__)
     best = max(without, key=without.__getitem__)
     sentences.append(
@@ -116,14 +122,16 @@ def remove_blocks(
       f"{best} and {without[worst]:.1%} without {worst}, the block that it can "
       "spare best and that which it can spare least"
     )
-  files = lesions.draw(found, f"Without some of its blocks: {title}", path)
+  files = lesions.draw(
+    found, f"Without some of its blocks: {_images(subjects, data)}", path
+  )
   return Found(_plain(found), sentences, files)
 
 
 def draw_surface(
   subjects: Sequence[Subject],
   seed: int,
-  title: str,
+  data: str,
   path: pathlib.Path,
   points: int = 21,
 ) -> Found:
@@ -141,12 +149,14 @@ def draw_surface(
       f"{it.name}: the loss is {each.center:.3g} in the middle, and below the "
       f"{guess:.3g} of a guess on {each.share_below(guess):.0%} of the plane"
     )
-  files = surface.draw(found, f"The loss around the network: {title}", path)
+  files = surface.draw(
+    found, f"The loss around the network: {_images(subjects, data)}", path
+  )
   return Found(_plain(found), sentences, files)
 
 
 def shatter_gradients(
-  subjects: Sequence[Subject], seed: int, title: str, path: pathlib.Path
+  subjects: Sequence[Subject], seed: int, data: str, path: pathlib.Path
 ) -> Found:
   """Returns correlations of gradients along a line, see `autocorrelation`.
 
@@ -166,13 +176,16 @@ def shatter_gradients(
         f"correlation of {found[label][1]:.2f}"
       )
   files = shattering.draw(
-    found, f"Gradients along a line of images: {title}", path
+    found,
+    f"Gradients at {len(subjects[0].images)} points between two images of "
+    f"{data}",
+    path,
   )
   return Found(_plain(found), sentences, files)
 
 
 def trace_gradients(
-  subjects: Sequence[Subject], seed: int, title: str, path: pathlib.Path
+  subjects: Sequence[Subject], seed: int, data: str, path: pathlib.Path
 ) -> Found:
   """Returns the gradient by the length of its paths, see `trace_paths`.
 
@@ -191,7 +204,9 @@ def trace_gradients(
       sentences.append(
         f"{label}: the gradient comes through {depth:.2f} of {blocks} blocks"
       )
-  files = paths.draw(found, f"The gradient by path: {title}", path)
+  files = paths.draw(
+    found, f"The gradient by path: {_images(subjects, data)}", path
+  )
   report = {
     name: {
       "norms": each.norms,
@@ -204,7 +219,7 @@ def trace_gradients(
 
 
 def follow_residuals(
-  subjects: Sequence[Subject], seed: int, title: str, path: pathlib.Path
+  subjects: Sequence[Subject], seed: int, data: str, path: pathlib.Path
 ) -> Found:
   """Returns how large F(x) is beside x, see `measure_residuals`."""
   del seed  # Nothing is drawn.
@@ -235,7 +250,9 @@ def follow_residuals(
         for share in (0.1, 0.5, 0.9)
       },
     }
-  files = residuals.draw(found, f"F(x) beside x: {title}", path)
+  files = residuals.draw(
+    found, f"F(x) beside x: {_images(subjects, data)}", path
+  )
   return Found(report, sentences, files)
 
 
@@ -243,8 +260,8 @@ class Experiment(NamedTuple):
   """An experiment.
 
   Attributes:
-    run: function of the networks, a seed, the title and the path of the
-      picture.
+    run: function of the networks, a seed, what the images are, "cifar10 test",
+      and the path of the picture.
     images: number of images by default.
   """
 
@@ -288,18 +305,20 @@ def run_experiment(
   if twice := next((x for x in names if names.count(x) > 1), None):
     raise InputError(f"two networks are called {twice}: name each once")
   out.mkdir(parents=True, exist_ok=True)  # Before the work, if it cannot be.
-  count = len(subjects[0].images)
-  title = f"{count:,} images of {data}"
-  found = EXPERIMENTS[name].run(subjects, seed, title, out / name)
+  found = EXPERIMENTS[name].run(subjects, seed, data, out / name)
   report = {
     "experiment": name,
     "seed": seed,
-    "images": count,
+    "images": len(subjects[0].images),
     "data": data,
     "networks": found.report,
   }
   storage.write_json(out / f"{name}.json", report)
   return found.sentences, [out / f"{name}.json", *found.files]
+
+
+def _images(subjects: Sequence[Subject], data: str) -> str:
+  return f"{len(subjects[0].images):,} images of {data}"
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
