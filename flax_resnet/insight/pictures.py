@@ -112,7 +112,7 @@ def loss_surfaces(
     lines = axes.contour(
       steps, steps, losses, levels, colors="white", linewidths=0.5
     )
-    axes.clabel(lines, levels[::3], fontsize=6, fmt="%.2g")
+    axes.clabel(lines, levels[::3], fontsize=6, fmt=_number)
     axes.plot(0, 0, "+", color="white")
     axes.set(title=name, aspect="equal", xlabel="step along one direction")
     axes.set_ylabel("step along the other")
@@ -137,12 +137,16 @@ def loss_surfaces(
       shade=False,
     )
     axes.set_zlim(math.log10(low), math.log10(high))
-    axes.zaxis.set_major_formatter(lambda z, _: f"{10**z:.2g}")
+    axes.zaxis.set_major_formatter(lambda z, _: _number(10**z))
     axes.set(title="loss, logarithmic", xticks=ends, yticks=ends)
     axes.tick_params(axis="z", labelsize=8)
     axes.view_init(elev=30, azim=-50)
     steep.append(axes)
   return plots.save([*flat, *steep], path)
+
+
+def _number(value: float) -> str:
+  return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def residuals_by_step(
