@@ -2,11 +2,12 @@
 
 A bucket holds objects, which are written whole; it has no folders, no rename
 and no append. So nothing is worked on there: what is read is copied to this
-machine, and what is written is copied up, see `training.bucket_workdir`.
+machine, and what is written is copied up, see `training.bucket_workdir`. Parts
+of objects are read for the records of data alone, see `data.places`.
 Credentials are found by gcsfs and s3fs, as by the other tools of each service.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 import functools
 import importlib.util
@@ -42,6 +43,8 @@ MARKER = "commit_success.txt"
 _VERSION = ("size", "generation", "ETag", "etag", "created")
 # Objects that are read or written at the same time.
 _THREADS = 8
+# Connections of s3fs, which has 10; gcsfs has 100.
+_CONNECTIONS = 64
 # A server that does not answer, or answers that it is busy, is asked again for
 # so long, in seconds: whoever waits for the answer, and a run in progress.
 PATIENCE = 30
@@ -96,12 +99,28 @@ def local_path(url: str) -> pathlib.Path:
   return _copies() / scheme / path.rstrip("/")
 
 
+def kept_path(url: str) -> pathlib.Path:
+  """Returns where a copy of a URL lies that is kept from run to run."""
+  scheme, _, path = url.partition("://")
+  return _kept_copies() / scheme / path.rstrip("/")
+
+
 def shown(text: str) -> str:
   """Returns a text with URLs in the place of paths of their copies."""
-  if not _temporary.cache_info().currsize:
-    return text
+  folders = [_kept_copies()]
+  if _temporary.cache_info().currsize:
+    folders.append(_copies())
   schemes = "|".join(_PACKAGES)
-  return re.sub(rf"{re.escape(str(_copies()))}/({schemes})/", r"\1://", text)
+  for folder in folders:
+    text = re.sub(rf"{re.escape(str(folder))}/({schemes})/", r"\1://", text)
+  return text
+
+
+def copy_command(url: str, *, is_file: bool = False) -> str:
+  """Returns the command that copies a folder, or an object, to this machine."""
+  if url.startswith("s3:"):
+    return f"aws s3 {'cp' if is_file else 'sync'} {url} ."
+  return f"gcloud storage cp {'' if is_file else '-r '}{url} ."
 
 
 def copy_up(paths: Iterable[pathlib.Path]) -> None:
@@ -117,6 +136,11 @@ def copy_up(paths: Iterable[pathlib.Path]) -> None:
 
 def _copies() -> pathlib.Path:
   return pathlib.Path(_temporary().name).resolve()
+
+
+def _kept_copies() -> pathlib.Path:
+  caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return pathlib.Path(caches, "flax_resnet", "copies")
 
 
 @functools.cache
@@ -160,8 +184,12 @@ class Folder:
 
     That of the URL itself, if it is one, is "".
     """
+    return {name: version for name, (_, version) in self.objects().items()}
+
+  def objects(self) -> dict[str, tuple[int, str]]:
+    """Returns sizes, and what `versions` returns, by name."""
     return {
-      name: str([info.get(k) for k in _VERSION])
+      name: (int(info["size"]), str([info.get(k) for k in _VERSION]))
       for name, info in self._infos("").items()
     }
 
@@ -178,6 +206,35 @@ class Folder:
   def read(self, name: str) -> bytes | None:
     """Returns the contents of an object; None if it is not there."""
     return self._call(self._files.cat_file, self._path(name))
+
+  def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """Returns parts of objects, which are asked for at the same time.
+
+    What lies beyond the end of an object is left out.
+
+    Args:
+      ranges: name of each object, the first byte and the one after the last.
+
+    Raises:
+      FileNotFoundError: if an object is not there.
+    """
+    paths = [self._path(name) for name, _, _ in ranges]
+    starts = [start for _, start, _ in ranges]
+    ends = [end for _, _, end in ranges]
+    found: list[Any] = self._files.cat_ranges(paths, starts, ends)
+    for number, part in enumerate(found):
+      if isinstance(part, Exception):  # It is asked for again.
+        place = (paths[number], starts[number], ends[number])
+        found[number] = self._call(self._read_range, *place, missing=None)
+    return found
+
+  def _read_range(self, path: str, start: int, end: int) -> bytes:
+    try:
+      return self._files.cat_file(path, start, end)
+    except Exception as error:  # Each library has its own.
+      if _code(error) in ("416", "InvalidRange"):
+        return b""
+      raise
 
   def write(self, name: str, data: bytes) -> None:
     """Writes an object, in the place of one that is there."""
@@ -314,8 +371,11 @@ def open_filesystem(url: str) -> Any:
     )
   # gcsfs asks once more at each call whether a bucket is of a new kind, warns.
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  options: dict[str, Any] = {}
+  if scheme == "s3":
+    options["config_kwargs"] = {"max_pool_connections": _CONNECTIONS}
   # Its own listings would hide what other processes write and remove.
-  return fsspec.filesystem(scheme, use_listings_cache=False)
+  return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
 def complete_steps(names: Iterable[str]) -> list[int]:

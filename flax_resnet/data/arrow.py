@@ -14,6 +14,7 @@ from typing import Any, SupportsIndex
 from etils import epy
 import numpy as np
 
+from flax_resnet import bucket
 from flax_resnet.data.decoding import MAX_PIXELS
 from flax_resnet.data.folder import check_content, read_image
 from flax_resnet.data.identity import Identity, identity_of_labels
@@ -25,6 +26,7 @@ from flax_resnet.data.labels import (
   sorted_classes,
 )
 from flax_resnet.data.packed import SharedArray
+from flax_resnet.data.places import fetch_folder
 from flax_resnet.data.sources import Columns, no_split, part_of, Record
 from flax_resnet.errors import ImageError, listing
 
@@ -52,7 +54,8 @@ class ArrowSource:
 
   Args:
     root: path of a folder of .parquet or .arrow files, or of one that
-      `save_to_disk` has written; or "hf-hub:OWNER/NAME", with "@REVISION" if so
+      `save_to_disk` has written; its gs:// or s3:// URL, which is copied to the
+      user's cache folder first; or "hf-hub:OWNER/NAME", with "@REVISION" if so
       wanted, a set of the hub.
     split: a split in the notation of TFDS.
     columns: names of the columns, and of the configuration.
@@ -81,8 +84,9 @@ class ArrowSource:
     self._max_pixels, self._column = max_pixels, columns.image_column
     root = os.path.expanduser(root)
     is_local = not root.startswith(HUB)
-    self._folder = root if is_local else ""
     self._title = f"{split} in {root}"
+    root = _local(root)
+    self._folder = root if is_local else ""
     splits = _load(root, columns.config_name)
     base = split.split("[")[0]
     sizes = {name: len(each) for name, each in splits.items()}
@@ -156,11 +160,18 @@ def split_names(root: str, config_name: str | None) -> list[str]:
   """Returns the splits of a set that have records.
 
   Args:
-    root: path or name of the set, as of `ArrowSource`.
+    root: path, URL or name of the set, as of `ArrowSource`.
     config_name: name of one of several configurations, or None.
   """
-  splits = _load(root, config_name)
+  splits = _load(_local(root), config_name)
   return [str(name) for name, records in splits.items() if len(records)]
+
+
+def _local(root: str) -> str:
+  """Returns the path of a set; of one in a bucket that of its copy."""
+  if root.startswith(HUB) or not bucket.is_url(root):
+    return root
+  return str(fetch_folder(root))
 
 
 def _load(root: str, config_name: str | None) -> Any:

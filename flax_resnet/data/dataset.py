@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from etils import epy
 import numpy as np
 
+from flax_resnet import bucket
 from flax_resnet.data import crops, pipeline, sources
 from flax_resnet.data.arrow import ArrowSource, HUB
 from flax_resnet.data.decoding import MAX_PIXELS
@@ -34,7 +35,6 @@ from flax_resnet.schema import (
   height_and_width,
   ImageSize,
   Interpolation,
-  LocalPath,
   MAX_IMAGE_SIZE,
   Range,
 )
@@ -43,6 +43,7 @@ with epy.lazy_imports():  # Slow to import, and not every data set needs it.
   from flax_resnet.data import tfds
 
 MaxPixels = Annotated[int, Range(minimum=1)]
+Place = Annotated[str, bucket.LOCATION]
 
 
 class SkipCounter:
@@ -294,6 +295,8 @@ def load_eval(
 
 # Data sets that lie where `root` says; those of the others are elsewhere.
 _WITH_ROOT = ("folder", "manifest", "webdataset", "parquet", "npz")
+# Those that are read from a bucket; the others are copied by hand.
+_IN_BUCKETS = ("webdataset", "parquet")
 
 
 def _is_named_by_training(name: str) -> bool:
@@ -318,8 +321,8 @@ def open_source(
   train_split: str,
   eval_split: str,
   image_size: ImageSize,
-  data_dir: LocalPath | None = None,
-  root: LocalPath | None = None,
+  data_dir: Place | None = None,
+  root: Place | None = None,
   channels: Literal[1, 3] | None = None,
   split_seed: Annotated[int, Range(minimum=0)] = 0,
   on_error: OnError = "stop",
@@ -347,7 +350,8 @@ def open_source(
       both.
     data_dir: folder of TFDS sets; None (default) for TFDS's own default.
     root: path of the image folder, the manifest, the shards, the folder of
-      parquet files or the .npz file.
+      parquet files or the .npz file; of shards and parquet files also a gs://
+      or s3:// URL.
     channels: channels that encoded images are decoded to, 1 for gray or 3 for
       RGB; None (default) for RGB, and for what a TFDS set or arrays have.
     split_seed: seed of the order that parts of such a set are taken of, but not
@@ -361,6 +365,9 @@ def open_source(
     ValueError: for a name or split that cannot be.
     FileNotFoundError: if the set is not there.
   """
+  _check_is_local("data_dir", data_dir, name)
+  if name in _WITH_ROOT and name not in _IN_BUCKETS:
+    _check_is_local("root", root, name)
   data_dir = data_dir and os.path.expanduser(data_dir)
   if name == "digits":
     tfds.prepare_digits(data_dir)
@@ -402,6 +409,21 @@ def open_source(
     source = ArrowSource(root, split, columns, **common)
   source.channels = channels or source.channels
   return source
+
+
+def _check_is_local(key: str, place: str | None, name: str) -> None:
+  """Raises ValueError for a URL where only files of this machine are read."""
+  if place is None or not bucket.is_url(place):
+    return
+  is_file = name == "npz"
+  if name == "manifest":  # And the images beside it.
+    place = place.rpartition("/")[0]
+  raise ValueError(
+    f"{key} is {place}, and data of the kind {name!r} are read from a disk of "
+    f"this machine: copy them, {bucket.copy_command(place, is_file=is_file)!r}"
+    f", and set {key} to the copy; from a bucket, tar shards (webdataset) and "
+    "parquet are read"
+  )
 
 
 def make_train_split(

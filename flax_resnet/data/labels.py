@@ -88,12 +88,26 @@ def read_classes(path: str | os.PathLike) -> list[str]:
   """
   path = pathlib.Path(os.path.expanduser(path))
   try:
-    lines = path.read_text("utf-8-sig").splitlines()
+    return parse_classes(path.read_bytes(), str(path))
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f"classes_file is {path}, which is not there: give the path of a text "
       "file with the name of a class in each line"
     ) from error
+
+
+def parse_classes(content: bytes, path: str) -> list[str]:
+  """Returns the names of the classes in the content of a text file.
+
+  Args:
+    content: a line for each class, UTF-8.
+    path: path of the file, for messages.
+
+  Raises:
+    ValueError: if it names a class twice or none.
+  """
+  try:
+    lines = content.decode("utf-8-sig").splitlines()
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
   while lines and not lines[-1].strip():

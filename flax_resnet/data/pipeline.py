@@ -23,6 +23,7 @@ from flax_resnet.data.crops import Transform
 from flax_resnet.data.order import generator, HostShard, Order
 from flax_resnet.data.sources import (
   ArraySource,
+  fetched,
   label_shape,
   OnError,
   Source,
@@ -78,18 +79,20 @@ class RecordReader:
       ImageError: at a broken image, with its name, if that is to stop; if all
         are broken.
     """
-    batch = self.empty(len(indices))
+    batch, source = self.empty(len(indices)), fetched(self.source, indices)
     for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
-      for key, value in self._example(int(index), rng).items():
+      for key, value in self._example(source, int(index), rng).items():
         batch[key][row] = value
     return batch
 
-  def _example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+  def _example(
+    self, source: Source, index: int, rng: np.random.Generator
+  ) -> dict[str, Any]:
     """Returns an example; a black one for a broken image that is left out."""
     for offset in range(len(self)):
       current = (index + offset) % len(self)
       try:
-        record = self.source[current]
+        record = source[current]
         image = self.transform(record["image"], rng)
       except ImageError as error:
         problem = f"{self.source.name(current)}: {error}"

@@ -4,7 +4,8 @@ The shards of a webdataset hold `KEY.jpg` and, beside it, `KEY.cls` or
 `KEY.json`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
 import hashlib
 import itertools
 import json
@@ -12,10 +13,12 @@ import operator
 import os
 import pathlib
 import re
+import sys
 import tarfile
 from typing import Any
 import warnings
 
+from etils import epy
 import numpy as np
 
 from flax_resnet.data.decoding import ENDINGS
@@ -27,11 +30,17 @@ from flax_resnet.data.packed import (
   SharedArray,
   write_columns,
 )
+from flax_resnet.data.places import Files, files_at
 from flax_resnet.errors import listing
+
+with epy.lazy_imports():
+  import tqdm
 
 _VERSION = 1
 _MAX_SHARDS = 1_000_000
 _MAX_LABEL_BYTES = 2**20
+# Shards of a bucket that are looked through at the same time.
+_AT_A_TIME = 8
 # Folders, and words in the names of files, that are taken for splits.
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 # Key and extension of a member, as webdataset divides its name.
@@ -39,24 +48,27 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _WITH_LABEL = ("cls", "json")
 
 
-def shards_of_split(root: str, split: str) -> list[str]:
-  """Returns the paths of the shards that hold a split."""
+def shards_of_split(root: str, split: str, files: Files) -> list[str]:
+  """Returns the paths, or URLs, of the shards that hold a split."""
   base = split.split("[")[0]
-  if "{" in root and not os.path.isdir(root):
+  if "{" in root and not files.is_folder(root):
     shards = sorted(itertools.islice(expand(root), _MAX_SHARDS + 1))
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    missing = [shard for shard in shards if not files.is_file(shard)]
     if missing:
       raise FileNotFoundError(
         f"root is {root}, of which {listing(missing)} "
         f"{'is' if len(missing) == 1 else 'are'} not there"
       )
-  elif os.path.isfile(root):
+  elif files.is_file(root):
     shards = [root]
-  elif os.path.isdir(root):
+  elif files.is_folder(root):
     folder = os.path.join(root, base)
-    inner = folder if os.path.isdir(folder) else root
-    with os.scandir(inner) as entries:
-      shards = sorted(e.path for e in entries if e.name.endswith(".tar"))
+    inner = folder if files.is_folder(folder) else root
+    shards = sorted(
+      os.path.join(inner, name)
+      for name in files.names(inner)
+      if name.endswith(".tar")
+    )
     if shards and inner == folder:
       return shards
   else:
@@ -83,14 +95,13 @@ def split_names(root: str) -> list[str]:
   """Returns the splits of shards, "train" where they have none.
 
   Args:
-    root: path of a folder of .tar files, or a pattern of their paths.
+    root: path or URL of a folder of .tar files, or a pattern of their paths.
   """
+  files = files_at(root)
   folders, names = [], []
-  if os.path.isdir(root):
-    with os.scandir(root) as entries:
-      for entry in entries:
-        is_shard = entry.name.endswith(".tar")
-        (names if is_shard else folders).append(entry.name)
+  if files.is_folder(root):
+    for name in files.names(root):
+      (names if name.endswith(".tar") else folders).append(name)
   else:
     names = [
       _name(shard) for shard in itertools.islice(expand(root), _MAX_SHARDS)
@@ -98,7 +109,8 @@ def split_names(root: str) -> list[str]:
   found = {
     folder
     for folder in folders
-    if any(pathlib.Path(root, folder).glob("*.tar"))
+    if files.is_folder(path := os.path.join(root, folder))
+    and any(name.endswith(".tar") for name in files.names(path))
   }
   words = {word for name in names for word in _words(name)}
   found |= words & {*SPLITS}
@@ -151,7 +163,7 @@ def expand(pattern: str) -> Iterator[str]:
 
 
 def open_index(
-  shards: Sequence[str], label_key: str
+  shards: Sequence[str], label_key: str, files: Files
 ) -> tuple[dict[str, SharedArray], list[str]]:
   """Returns where the images of shards are, and their labels.
 
@@ -159,16 +171,20 @@ def open_index(
     Columns "offsets", "sizes", "labels" (in the second), "keys_text" and
     "keys_ends" by record, "shard_ends" and "stamps" by shard; and the labels.
   """
-  stamps = [stamp(os.stat(shard)) for shard in shards]
+  stamps = [files.stamp(shard) for shard in shards]
   about = {"version": _VERSION, "label_key": label_key}
   about["shards"] = [_name(shard) for shard in shards]
   digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-  folder = pathlib.Path(shards[0]).parent
-  place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
-  beside = folder / f".index-{digest}.safetensors"
-  cached = cache_folder() / f"webdataset-{place}-{digest}.safetensors"
+  folder = os.path.dirname(shards[0])
+  if not files.in_bucket:
+    folder = os.path.realpath(folder)
+  place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+  paths = [cache_folder() / f"webdataset-{place}-{digest}.safetensors"]
+  if not files.in_bucket:
+    beside = pathlib.Path(shards[0]).with_name(f".index-{digest}.safetensors")
+    paths.insert(0, beside)
   stale = None
-  for path in (beside, cached):
+  for path in paths:
     if (read := read_columns(path)) is not None:
       columns, found = read
       if _is_whole(columns, found, about, stamps):
@@ -180,9 +196,9 @@ def open_index(
       "again",
       stacklevel=2,
     )
-  columns, texts = _scan(shards, label_key)
+  columns, texts = _scan(shards, label_key, files)
   columns["stamps"] = np.array(stamps, np.int64)
-  for path in (beside, cached):
+  for path in paths:
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       write_columns(path, columns, {**about, "texts": texts})
@@ -212,22 +228,17 @@ def _is_whole(
     return False
 
 
-def stamp(status: os.stat_result) -> list[int]:
-  """Returns what of a shard changes when it is written anew."""
-  return [status.st_size, status.st_mtime_ns]
-
-
 def _scan(
-  shards: Sequence[str], label_key: str
+  shards: Sequence[str], label_key: str, files: Files
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """Returns the columns of `open_index` but for "stamps", and the labels."""
   codes, offsets, sizes, labels, ends = Codes(), [], [], [], []
 
   def keys() -> Iterator[tuple[str, list[str]]]:
     total = 0
-    for shard in shards:
+    for records in _each_shard(shards, label_key, files):
       names, where = [], []
-      for name, offset, size, text in _records(shard, label_key):
+      for name, offset, size, text in records:
         names.append(name)
         where.append((offset, size, codes[text]))
       columns = np.array(where, np.int64).reshape(-1, 3)
@@ -254,9 +265,31 @@ def _scan(
   return columns, list(codes)
 
 
-def _records(shard: str, label_key: str) -> Iterator[tuple[str, int, int, str]]:
+def _each_shard(
+  shards: Sequence[str], label_key: str, files: Files
+) -> Iterator[Iterable[tuple[str, int, int, str]]]:
+  """Yields the `_records` of each shard, in order; of a bucket read ahead."""
+  if not files.in_bucket:
+    yield from (_records(shard, label_key, files) for shard in shards)
+    return
+  pool = futures.ThreadPoolExecutor(_AT_A_TIME)
+  try:
+    yield from tqdm.tqdm(
+      pool.map(lambda shard: [*_records(shard, label_key, files)], shards),
+      total=len(shards),
+      desc="looking for images",
+      unit="shard",
+      disable=not sys.stderr.isatty(),
+    )
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _records(
+  shard: str, label_key: str, files: Files
+) -> Iterator[tuple[str, int, int, str]]:
   """Yields the name of each image of a shard, its offset, size and label."""
-  by_key = itertools.groupby(_members(shard), operator.itemgetter(0))
+  by_key = itertools.groupby(_members(shard, files), operator.itemgetter(0))
   for key, members in by_key:
     images, contents = [], {}
     for _, extension, offset, size, content in members:
@@ -282,14 +315,19 @@ def _records(shard: str, label_key: str) -> Iterator[tuple[str, int, int, str]]:
     yield name, offset, size, _label(contents[found], found, label_key, where)
 
 
-def _members(shard: str) -> Iterator[tuple[str, str, int, int, bytes | None]]:
+def _members(
+  shard: str, files: Files
+) -> Iterator[tuple[str, str, int, int, bytes | None]]:
   """Yields key, extension, offset and size of the members of a shard.
 
   And the content of those that may hold a label; None of the others.
   """
-  size = os.path.getsize(shard)
+  size, _ = files.stamp(shard)
   try:
-    with tarfile.open(shard, "r:") as tar:
+    with (
+      files.open(shard) as file,
+      tarfile.open(shard, "r:", file) as tar,
+    ):
       members: Any = tar  # Its list is not in the types.
       while (member := tar.next()) is not None:
         members.members = []  # It would keep all.
@@ -300,13 +338,11 @@ def _members(shard: str) -> Iterator[tuple[str, str, int, int, bytes | None]]:
           key, extension = match.groups()
           content = None
           if extension.lower() in _WITH_LABEL:
-            file = tar.extractfile(member)
-            content = file.read(_MAX_LABEL_BYTES) if file else b""
+            inner = tar.extractfile(member)
+            content = inner.read(_MAX_LABEL_BYTES) if inner else b""
           yield key, extension, member.offset_data, member.size, content
-      end = tar.offset
-    # A header that is damaged ends an archive, too, as tarfile reads it.
-    with open(shard, "rb") as file:
-      file.seek(end)
+      # A header that is damaged ends an archive, too, as tarfile reads it.
+      file.seek(end := tar.offset)
       if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no member and no end at byte {end:,}")
   except (tarfile.TarError, EOFError) as error:
@@ -333,3 +369,14 @@ def _label(content: bytes, extension: str, key: str, name: str) -> str:
   if not text.strip():
     raise ValueError(f"{name} holds no label: it is empty")
   return text.strip()
+
+
+def is_member(header: bytes, name: str, size: int) -> bool:
+  """Returns whether a header is that of a member of this name and size."""
+  try:
+    found = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
+  except tarfile.HeaderError:
+    return False
+  # A name that does not fit there is written before it, and here cut short.
+  fits = name.isascii() and len(name) <= tarfile.LENGTH_NAME
+  return found.size == size and (found.name == name or not fits)

@@ -181,6 +181,20 @@ def labels_of(source: Source) -> np.ndarray:
   return np.asarray([source[i]["label"] for i in range(len(source))])
 
 
+def fetched(source: Source, indices: np.ndarray) -> Source:
+  """Returns a source whose records of some indices are fetched together.
+
+  A source to which each record alone is a long way has a method of this name
+  that does it.
+
+  Args:
+    source: the records.
+    indices: indices of those that are read next, int [n].
+  """
+  fetch = getattr(source, "fetched", None)
+  return source if fetch is None else fetch(indices)
+
+
 class DecodedSource:
   """Another source, decoded once; broken images fail when they are used.
 
