@@ -230,7 +230,7 @@ class Folder:
 
   def _read_range(self, path: str, start: int, end: int) -> bytes:
     try:
-      return self._files.cat_file(path, start, end)
+      return self._files.cat_file(path, start=start, end=end)
     except Exception as error:  # Each library has its own.
       if _code(error) in ("416", "InvalidRange"):
         return b""

@@ -108,6 +108,8 @@ def _ask(
 
 
 class _Server(ThreadingHTTPServer):
+  request_queue_size = 128  # Of 5, a sixth client would wait for a second.
+
   def handle_error(self, request, client_address):
     """Says nothing of a client that was killed."""
 
@@ -119,15 +121,23 @@ class Proxy:
     port: port at which it listens.
     answer: function that is called with the method, the path with its query and
       the body; it returns status and body, or None to pass the request on.
+    passed: function that is called with these and the status of the answer of
+      a request that was passed on.
     requests: the "METHOD path" that came.
 
   Args:
     port: port of the server.
+    one_at_a_time: whether a request waits until the server has answered the one
+      before. The emulator of gs:// answers so, and lets five wait: the system
+      asks for a sixth again after 1 s, 3 s and 7 s. In that time a lease of a
+      test runs out, and what a killed run was writing is written after all.
   """
 
-  def __init__(self, port: int):
+  def __init__(self, port: int, one_at_a_time: bool = False):
     self.answer: Callable[[str, str, bytes], Answer | None] = lambda *_: None
+    self.passed: Callable[[str, str, bytes, int], None] = lambda *_: None
     self.requests: list[str] = []
+    asking = threading.Lock() if one_at_a_time else contextlib.nullcontext()
     outer = self
 
     class Handler(BaseHTTPRequestHandler):
@@ -144,13 +154,16 @@ class Proxy:
             if k.lower() not in ("transfer-encoding", "expect")
           }
           headers["Content-Length"] = str(len(body))
+          request = (self.command, self.path, body)
+          status = 0  # Of a server that has gone.
           try:
-            status, answered, data = _ask(
-              port, self.command, self.path, body, headers
-            )
+            with asking:
+              status, answered, data = _ask(port, *request, headers)
           except OSError:
             self.close_connection = True
             return
+          finally:
+            outer.passed(*request, status)
         else:
           (status, data), answered = found, []
         self.send_response_only(status)
@@ -197,23 +210,35 @@ def honor_generations(proxy: Proxy, port: int) -> None:
   Google's answer to ifGenerationMatch=0, which the emulator does not know.
   """
   lock = threading.Lock()
-  made: set[str] = set()
+  being_made: set[str] = set()
 
-  def answer(method, path, body):
+  def to_be_made(method: str, path: str, body: bytes) -> str | None:
     url = urllib.parse.urlsplit(path)
     query = urllib.parse.parse_qs(url.query)
     if method != "POST" or query.get("ifGenerationMatch") != ["0"]:
       return None
-    name = json.loads(body.split(b"\n\n")[1].partition(b"\n--")[0])["name"]
+    return json.loads(body.split(b"\n\n")[1].partition(b"\n--")[0])["name"]
+
+  def answer(method, path, body):
+    name = to_be_made(method, path, body)
+    if name is None:
+      return None
     with lock:
       quoted = urllib.parse.quote(name, safe="")
       status, _, _ = _ask(port, "GET", f"/storage/v1/b/{BUCKET}/o/{quoted}")
-      if name in made or status == 200:
+      if name in being_made or status == 200:
         return 412, b'{"error": {"code": 412, "message": "conditionNotMet"}}'
-      made.add(name)
+      being_made.add(name)
     return None
 
-  proxy.answer = answer
+  def passed(method, path, body, status):
+    # It is there now; or it is not, and whoever asks again may make it.
+    name = to_be_made(method, path, body)
+    if name is not None:
+      with lock:
+        being_made.discard(name)
+
+  proxy.answer, proxy.passed = answer, passed
 
 
 def python(code: str, *arguments: object, **variables: str):

@@ -1,4 +1,6 @@
-"""Workdirs in buckets of servers on 127.0.0.1, which tests/servers.py sets up.
+"""Buckets of servers on 127.0.0.1, which tests/servers.py sets up.
+
+Workdirs in them, and data.
 
 `pytest -m slow tests/test_buckets.py -n 0 -s`, some minutes, prints what was
 done how often. Not shown here: Google's own servers, whose conditional write a
@@ -18,6 +20,7 @@ import pytest
 
 from flax_resnet import bucket
 from tests import recipes, runs, servers
+from tests.test_train_sources import as_parquet, as_shards, SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +56,7 @@ def server(request):
 def proxy(server, monkeypatch):
   """A proxy before the server, which this process asks as well."""
   scheme, port = server
-  proxy = servers.Proxy(port)
+  proxy = servers.Proxy(port, one_at_a_time=scheme == "gs")
   if scheme == "gs":
     servers.honor_generations(proxy, port)
   for name, value in servers.environ(scheme, proxy.port).items():
@@ -327,3 +330,82 @@ def test_other_commands_read_it(proxy, url, start, tmp_path):
     assert out
   assert bucket.Folder(url).read("inspect.json")
   assert not list(pathlib.Path(tmp_path).glob("flax_resnet-*"))
+
+
+def test_parts_of_objects(proxy, server, url, tmp_path):
+  content = os.urandom(5000)
+  (tmp_path / "a").write_bytes(content)
+  folder = bucket.Folder(url)
+  folder.upload(tmp_path, ["a"])
+  passed, answers = proxy.answer, [busy(server[0])] * 3
+  proxy.answer = lambda *request: answers.pop() if answers else passed(*request)
+  ranges = [("a", 7, 1000), ("a", 0, 1), ("a", 4990, 6000), ("a", 6000, 7000)]
+  found = folder.read_ranges(ranges)
+  assert found == [content[start:end] for _, start, end in ranges]
+  assert not answers
+  with pytest.raises(FileNotFoundError):
+    folder.read_ranges([("a", 0, 1), ("none", 0, 1)])
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_a_run_on_data_in_a_bucket(proxy, server, url, tmp_path, kind):
+  """Killed, and continued, while the server is busy: the bits of a disk."""
+  write, split = {
+    "webdataset": (as_shards, "val"),
+    "parquet": (as_parquet, "validation"),
+  }[kind]
+  write(tmp_path / "data")
+  files = [p.name for p in (tmp_path / "data").iterdir() if p.name[0] != "."]
+  bucket.Folder(url).upload(tmp_path / "data", files)
+  changes = {**SMALL, "data.name": kind, "data.eval_split": split}
+  changes |= {"num_steps": 60, "log_every": 1, "checkpoint_every": 5}
+
+  def train(workdir, root, **more):
+    values = changes | {"data.root": root, **more}
+    return servers.python(
+      TRAIN,
+      f"--config={recipes.ROOT}/configs/folder.py",
+      f"--workdir={tmp_path / workdir}",
+      *(f"--config.{key}={value}" for key, value in values.items()),
+      XDG_CACHE_HOME=str(tmp_path / "cache"),
+      HF_HOME=str(tmp_path / "cache"),
+    )
+
+  whole = train("whole", tmp_path / "data")
+  _, err = whole.communicate(timeout=300)
+  assert (whole.returncode, err) == (0, "")
+  passed, rng = proxy.answer, random.Random(1)
+  proxy.answer = lambda *request: (
+    busy(server[0]) if rng.random() < 0.1 else passed(*request)
+  )
+  process = train("run", url)
+  rows = tmp_path / "run" / "metrics.jsonl"
+  wait(process, lambda: rows.exists() and rows.read_text().count("\n") > 12)
+  process.kill()
+  _, err = process.communicate()
+  assert process.returncode == -9, err
+  process = train("run", url, **{"data.num_workers": 2})
+  out, err = process.communicate(timeout=300)
+  assert (process.returncode, err) == (0, "")
+  assert "continues after step" in out
+  runs.assert_same_bits(
+    runs.saved_state(tmp_path / "run"), runs.saved_state(tmp_path / "whole")
+  )
+  assert runs.rows_of(tmp_path / "run") == runs.rows_of(tmp_path / "whole")
+  for content in runs.files_of(tmp_path / "run").values():
+    assert b"AKIDFORTESTS" not in content and b"secret-for" not in content
+
+
+def test_data_that_are_not_there(proxy, server, url, tmp_path):
+  for root, sentence in {
+    f"{url[:2]}://nowhere/x": f"there is no bucket {url[:2]}://nowhere: make",
+    f"{url}/none": f"root is {url}/none, where there is no folder: give",
+  }.items():
+    process = servers.python(
+      "from flax_resnet.__main__ import main; main()",
+      *("check", "--config", f"{recipes.ROOT}/configs/folder.py"),
+      *("--config.data.name=webdataset", f"--config.data.root={root}"),
+    )
+    _, err = process.communicate(timeout=100)
+    assert (process.returncode, err.count("\n")) == (2, 1), err
+    assert sentence in err

@@ -352,3 +352,36 @@ def test_splits_of_a_bucket(memory):
     "val": 3,
   }
   assert packed.cache_folder().exists()
+
+
+@pytest.mark.deep
+def test_parquet_in_a_bucket_is_that_of_the_files(
+  memory, tmp_path, monkeypatch
+):
+  datasets = pytest.importorskip("datasets")
+  from tests.data.test_arrow import as_parquet  # It needs them, too.
+
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+  url, folder = "s3://bucket/sets/pq", tmp_path / "pq"
+  as_parquet(folder)
+  put(memory, folder, url)
+  splits = {"name": "parquet", "eval_split": "test"}
+  here, there = load(folder, **splits), load(url, **splits)
+  assert there.identity == here.identity
+  assert [there.train.source[i] for i in range(30)] == [
+    here.train.source[i] for i in range(30)
+  ]
+  assert there.train.source.name(3) == f"record 3 of train in {url}"
+  assert discovery.open_splits("parquet", Columns(), root=url).keys() == {
+    "train",
+    "test",
+  }
+  with pytest.raises(InputError) as error:
+    load(url, image_column="picture", **splits)
+  assert bucket.shown(str(error.value)).startswith(
+    f"config.data: {url} has no column 'picture': it has image, label; set"
+  )
+  memory.pipe_file("bucket/text/a.txt", b"")
+  with pytest.raises(InputError) as error:
+    load("gs://bucket/text", **splits)
+  assert "gs://bucket/text cannot be read as" in bucket.shown(str(error.value))
