@@ -384,7 +384,8 @@ def test_a_run_on_data_in_a_bucket(proxy, server, url, tmp_path, kind):
   process.kill()
   _, err = process.communicate()
   assert process.returncode == -9, err
-  process = train("run", url, **{"data.num_workers": 2})
+  workers = {"data.num_workers": 2} if kind == "webdataset" else {}
+  process = train("run", url, **workers)
   out, err = process.communicate(timeout=300)
   assert (process.returncode, err) == (0, "")
   assert "continues after step" in out

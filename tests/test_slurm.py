@@ -10,8 +10,8 @@ import pytest
 
 from tests import pages, recipes
 
-# Starts two tasks, with the variables that SLURM gives them. At the job's first
-# start it sends them SIGTERM, as `--signal` says, once the run has logged.
+# Starts some tasks, with the variables that SLURM gives them. At the start of a
+# job it sends them SIGTERM, as `--signal` says, once the run has logged.
 SRUN = """#!{python}
 import os, pathlib, subprocess, sys, time
 command = sys.argv[1:]
@@ -22,14 +22,14 @@ tasks = [
     command,
     env={{
       **os.environ,
-      "SLURM_NTASKS": "2",
+      "SLURM_NTASKS": os.environ["TASKS"],
       "SLURM_PROCID": str(task),
       "SLURM_LOCALID": str(task),
       "SLURM_STEP_NODELIST": "127.0.0.1",
       "SLURM_STEP_NUM_NODES": "1",
     }},
   )
-  for task in range(2)
+  for task in range(int(os.environ["TASKS"]))
 ]
 rows = pathlib.Path({workdir!r}) / "metrics.jsonl"
 if "SLURM_RESTART_COUNT" not in os.environ:
@@ -48,7 +48,7 @@ echo "$@" >> {calls}
 
 @pytest.fixture
 def job(tmp_path, data_dir):
-  """Runs the script, as a job that was started so many times before."""
+  """Runs the script with so many tasks, as a job that was started before."""
   changes = {
     **recipes.ONE_BLOCK,
     **recipes.FEW_DIGITS,
@@ -84,13 +84,14 @@ def job(tmp_path, data_dir):
     r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"]
   )
 
-  def job(restarts):
+  def job(restarts, tasks):
     environ = {
       **os.environ,
       "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
       "PYTHONPATH": str(recipes.ROOT),
       "XLA_FLAGS": xla_flags,
       "SLURM_CPUS_PER_TASK": "1",
+      "TASKS": str(tasks),
       "SLURM_JOB_ID": str(os.getpid() + restarts),  # The port follows it.
     }
     if restarts:
@@ -112,11 +113,19 @@ def job(tmp_path, data_dir):
   return job
 
 
-@pytest.mark.deep
-def test_a_job_goes_on_until_it_is_complete(job):
-  code, step, requeued, err = job(0)
+@pytest.mark.parametrize(
+  ("tasks", "later_tasks"),
+  [
+    pytest.param(2, 2, marks=pytest.mark.deep),
+    pytest.param(4, 2, marks=pytest.mark.slow),
+    pytest.param(2, 4, marks=pytest.mark.slow),
+  ],
+)
+def test_a_job_goes_on_until_it_is_complete(job, tasks, later_tasks):
+  """Also with another number of machines."""
+  code, step, requeued, err = job(0, tasks)
   assert code == 143, err
   assert 2 <= step < 100
   assert requeued == ["requeue", str(os.getpid())]
-  code, step, requeued_again, err = job(1)
+  code, step, requeued_again, err = job(1, later_tasks)
   assert (code, step, requeued_again) == (0, 100, requeued), err

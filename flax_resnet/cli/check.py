@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="image folder, a folder a class",
   )
   parser.add_argument(
-    "--config", type=flags.path, metavar="FILE", help="recipe with the data"
+    "--config",
+    type=flags.place,
+    metavar="FILE|URL",
+    help="recipe with the data",
   )
   parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -85,7 +88,8 @@ def _audit_folder(args: argparse.Namespace) -> list["audit.SplitAudit"]:
 
 
 def _audit_recipe(args: argparse.Namespace) -> list["audit.SplitAudit"]:
-  config = recipes.load_recipe(args.config, args.overrides).to_dict()
+  path = flags.local_recipe(args.config)
+  config = recipes.load_recipe(path, args.overrides).to_dict()
   recipe = schema.build("config", setup.Recipe, config)
   section = {**recipe.data, "in_memory": False}  # Each is read once.
   # Only synthetic images follow the network.

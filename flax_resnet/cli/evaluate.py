@@ -300,7 +300,8 @@ def config_of(args: argparse.Namespace) -> dict[str, Any]:
   with reported_as("--weights"):
     flags.check_model_is_given(args.weights, args.model)
     source = pretrained.find(args.weights)
-  config, overrides = recipes.load_recipe(args.config).to_dict(), changes
+  recipe = flags.local_recipe(args.config)
+  config, overrides = recipes.load_recipe(recipe).to_dict(), changes
   if args.model is None:  # The network is theirs, not the recipe's.
     config["model"] = {"name": source.model, **source.fields}
   else:

@@ -135,7 +135,9 @@ def add_network_arguments(
   )
   add_ema_argument(parser)
   parser.add_argument("--model", metavar="NAME", help="network of the weights")
-  parser.add_argument("--config", type=path, metavar="FILE", help=config_help)
+  parser.add_argument(
+    "--config", type=place, metavar="FILE|URL", help=config_help
+  )
 
 
 def add_ema_argument(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +186,14 @@ def local_run(
     return remote.fetch_run(workdir, checkpoint)
 
 
+def local_recipe(config: pathlib.Path | bucket.Url) -> pathlib.Path:
+  """Returns a recipe, or a copy of the config.json of a run in a bucket."""
+  if isinstance(config, pathlib.Path):
+    return config
+  with reported_as("--config"):
+    return remote.fetch_config(config)
+
+
 def load_predictor(args: argparse.Namespace) -> "predictor.Predictor":
   """Returns the trained network that the flags name, ready for images."""
   weights = weights_of(args)
@@ -198,7 +208,8 @@ def _load_weights(
     check_model_is_given(weights, args.model)
     return pretrained.load_pretrained(weights, args.model, ema=args.ema)
   overrides = [] if args.model is None else [f"model.name={args.model}"]
-  config = recipes.load_recipe(args.config, overrides).to_dict()
+  recipe = local_recipe(args.config)
+  config = recipes.load_recipe(recipe, overrides).to_dict()
   return dataclasses.replace(
     load_weights_of_recipe(args.weights, config, ema=args.ema),
     preprocessing=preprocessing.Preprocessing.of_run(config),

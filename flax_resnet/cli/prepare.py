@@ -1,13 +1,13 @@
 """Prepare data that are quick to read: as array_record, pictures made smaller.
 
 SOURCE is a folder of images, a manifest, a folder of tar shards or a pattern of
-theirs, a folder of parquet or Arrow files, hf-hub:OWNER/NAME or an .npz file:
-its splits are written as a prepared set that data.name=NAME reads, without
-TensorFlow. With --max-side, pictures whose longer side has more pixels are
-stored as JPEGs of so many; all others byte by byte. What was stopped is gone on
-with. --config.data.name=…, --config.data.label_column=… and so on say what
-cannot be seen of SOURCE, and --config.data.on_error=skip leaves out broken
-images.
+theirs, a folder of parquet or Arrow files, hf-hub:OWNER/NAME or an .npz file;
+shards and parquet files may be in a bucket, gs://... or s3://... Its splits are
+written as a prepared set that data.name=NAME reads, without TensorFlow. With
+--max-side, pictures whose longer side has more pixels are stored as JPEGs of so
+many; all others byte by byte. What was stopped is gone on with.
+--config.data.name=…, --config.data.label_column=… and so on say what cannot be
+seen of SOURCE, and --config.data.on_error=skip leaves out broken images.
 
 Or it is the name of a TFDS data set, which is downloaded and stored as
 array_record with TensorFlow: pip install 'flax_resnet[prepare]'; with
@@ -100,7 +100,9 @@ def _is_path(args: argparse.Namespace) -> bool:
   source = args.source
   if any(key.startswith("data.name=") for key in args.overrides):
     return True
-  if source.startswith(("hf-hub:", "/", ".", "~")) or "{" in source:
+  if source.startswith(("hf-hub:", "/", ".", "~")):
+    return True
+  if "{" in source or "://" in source:
     return True
   if os.path.exists(source):  # A set may be called like a folder.
     return not tfds.is_known(source)
@@ -202,7 +204,8 @@ def _data(
 def _name(source: str, max_side: int | None) -> str:
   """Returns what a new set is called: "photos_400"."""
   path = pathlib.Path(os.path.expanduser(source.partition("@")[0])).absolute()
-  if source.startswith("hf-hub:") or path.is_dir():
+  is_folder = path.is_dir() or ("://" in source and not path.suffix)
+  if source.startswith("hf-hub:") or is_folder:
     stem = path.name
   elif "{" in source:
     stem = path.parent.name

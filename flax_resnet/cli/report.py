@@ -11,6 +11,7 @@ import pathlib
 
 from etils import epy
 
+from flax_resnet import bucket
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -21,10 +22,10 @@ with epy.lazy_imports():
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--workdir",
-    type=flags.path,
+    type=flags.place,
     nargs="+",
     required=True,
-    metavar="RUN",
+    metavar="RUN|URL",
     help="folder of a run, or of several that are shown beside each other",
   )
   parser.add_argument(
@@ -39,13 +40,17 @@ def run(args: argparse.Namespace) -> None:
   """Prints what is missing on the page, and where it is."""
   if len(set(args.workdir)) < len(args.workdir):
     raise InputError("--workdir names a run twice: name each once")
-  out = args.out
-  if out is None and len(args.workdir) == 1:
-    out = args.workdir[0] / "report.html"
+  workdirs = [flags.local_run(workdir) for workdir in args.workdir]
+  out, is_in_bucket = args.out, False
+  if out is None and len(workdirs) == 1:
+    out = workdirs[0] / "report.html"
+    is_in_bucket = bucket.is_url(args.workdir[0])
   elif out is None:
     out = pathlib.Path("runs/report.html")
     out.parent.mkdir(exist_ok=True)
   with reported_as("report"):
-    for problem in page.write_report(args.workdir, out):
-      print(f"missing: {flags.printable(problem)}")
-  print(out)
+    for problem in page.write_report(workdirs, out):
+      print(f"missing: {flags.printable(bucket.shown(problem))}")
+    if is_in_bucket:  # What is written into a workdir stays there.
+      bucket.copy_up([out])
+  print(bucket.shown(str(out)))

@@ -1,8 +1,8 @@
 """Train a network by a recipe, or continue a run.
 
 A recipe is the name of one of this package (digits, imagenet_resnet50, ...), a
-Python file, or the workdir of a run, for its config. --config.x.y=... changes a
-key of it: --config.optim.learning_rate=0.05.
+Python file, or the workdir or URL of a run, for its config. --config.x.y=...
+changes a key of it: --config.optim.learning_rate=0.05.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import statistics
 
 from etils import epy
 
-from flax_resnet import recipes, training
+from flax_resnet import bucket, recipes, training
 from flax_resnet.cli import flags
 from flax_resnet.errors import InputError, reported_as
 
@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.set_defaults(elsewhere=_ELSEWHERE)
   parser.add_argument(
     "--config",
-    type=flags.path,
+    type=flags.place,
     required=True,
-    metavar="NAME|FILE|DIR",
+    metavar="NAME|FILE|DIR|URL",
     help="the recipe",
   )
   parser.add_argument(
@@ -111,9 +111,11 @@ def run(args: argparse.Namespace) -> None:
       flags.print_error, args.coordinator, args.num_processes, args.process_id
     )
   flags.enable_compilation_cache()
-  recipe = recipes.find_recipe(args.config)
+  recipe = recipes.find_recipe(flags.local_recipe(args.config))
   is_run = recipe.name == "config.json"
   default = recipe.parent if is_run else pathlib.Path("runs", recipe.stem)
+  if isinstance(args.config, bucket.Url):
+    default = bucket.Url(bucket.shown(str(default)))
   workdir = args.workdir or default
   if args.seeds is None:
     training.train(recipes.load_recipe(recipe, args.overrides), workdir)

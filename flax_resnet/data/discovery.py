@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epy
 
-from flax_resnet.data import arrow, shards, sources, table
+from flax_resnet.data import arrow, places, shards, sources, table
 from flax_resnet.data.dataset import open_source
 from flax_resnet.data.sources import Columns, Source
 
@@ -30,19 +30,21 @@ def kind_of(root: str) -> str:
   files, and else "folder". There need be nothing at the path.
 
   Args:
-    root: path of a file or a folder, a pattern of shards, or "hf-hub:…".
+    root: path or URL of a file or a folder, a pattern of shards, or
+      "hf-hub:…".
   """
   if root.startswith(arrow.HUB):
     return root
   ending = os.path.splitext(root)[1].lower()
-  if not os.path.isdir(root):
+  files = places.files_at(root)
+  if not files.is_folder(root):
     kinds = {".npz": "npz", ".tar": "webdataset"}
     return kinds.get(ending, "manifest" if ending in _MANIFESTS else "folder")
-  if any(os.path.isfile(os.path.join(root, name)) for name in _ARROW_FILES):
+  if any(files.is_file(os.path.join(root, name)) for name in _ARROW_FILES):
     return "parquet"
-  for folder in (root, *_subfolders(root)):
-    with os.scandir(folder) as entries:
-      endings = {os.path.splitext(entry.name)[1] for entry in entries}
+  below = (os.path.join(root, n) for n in files.names(root) if n[0] != ".")
+  for folder in (root, *sorted(filter(files.is_folder, below))):
+    endings = {os.path.splitext(name)[1] for name in files.names(folder)}
     if ".tar" in endings:
       return "webdataset"
     if endings & {".parquet", ".arrow"}:

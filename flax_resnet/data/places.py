@@ -2,8 +2,8 @@
 
 Shards are read where they are, part by part. A folder of parquet files is
 copied from its bucket once: a record alone costs the bytes of its row group,
-some hundred records, so that an epoch in random order would read each row group
-hundreds of times.
+a hundred records or more, and in a random order the next one is of another
+group.
 """
 
 from collections.abc import Iterator, Sequence

@@ -49,6 +49,28 @@ def _fetch_file(url: str) -> pathlib.Path:
   return path
 
 
+def fetch_config(url: str) -> pathlib.Path:
+  """Returns a copy of the config.json of a run.
+
+  Args:
+    url: URL of the workdir, or of the file.
+
+  Raises:
+    BucketError: if it cannot be read, or is not there.
+  """
+  workdir = url.rstrip("/").removesuffix("/config.json")
+  content = bucket.Folder(workdir).read("config.json")
+  if content is None:
+    raise BucketError(
+      f"{workdir} holds no config.json: give the URL of a run; recipes in "
+      "Python are files of this machine"
+    )
+  path = bucket.local_path(workdir) / "config.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+  return path
+
+
 def fetch_run(url: str, which: str = "newest") -> pathlib.Path:
   """Returns a copy of a workdir, with one of its checkpoints.
 

@@ -68,6 +68,32 @@ def test_export_and_inspect(call, memory, tmp_path, workdir):
   assert set(memory.names(RUN)) - before == written
 
 
+def test_the_config_of_a_run_is_a_recipe(call, memory, weights, tmp_path):
+  for place in (RUN, f"{RUN}/config.json"):
+    code, out, err = call("check", "--config", place, "--json")
+    assert err == "" or err.startswith("error: check: duplicates"), err
+    assert '"splits"' in out
+  # Its own workdir is where it goes on.
+  code, out, err = call("train", "--config", RUN)
+  assert (code, err) == (0, "")
+  assert "continues after step 4" in out and memory.names(RUN)
+  code, _, err = call("train", "--config", "gs://bucket/none")
+  assert (code, err.count("\n")) == (2, 1)
+  assert err.startswith("error: --config: gs://bucket/none holds no config.jso")
+
+
+@pytest.mark.deep
+def test_a_report_stays_in_the_workdir(call, memory, tmp_path):
+  code, out, err = call("report", "--workdir", RUN)
+  assert (code, err) == (0, "")
+  assert out.splitlines()[-1] == f"{RUN}/report.html"
+  assert "</html>" in memory.text(f"{RUN}/report.html")
+  out = tmp_path / "page.html"
+  code, said, err = call("report", "--workdir", RUN, "--out", out)
+  assert (code, err) == (0, "") and said.splitlines()[-1] == str(out)
+  assert out.exists()
+
+
 def test_a_damaged_checkpoint_is_passed_over(call, memory, workdir, tmp_path):
   copy = tmp_path / "run"
   shutil.copytree(workdir, copy)

@@ -8,19 +8,21 @@ TRAIN = f"train --config {ROOT}/configs/digits.py"
 FOLDER = f"train --config {ROOT}/configs/folder.py --workdir run"
 # Each flag and key that takes a path, with what the sentence calls it.
 LOCAL = {
-  "train --config URL": "--config",
-  "evaluate --weights x.pth --config URL": "--config",
   "predict --workdir run x.png URL": "IMAGE",
-  "predict --weights x.pth --config URL x.png": "--config",
   "export URL --workdir run": "OUT",
   "convert x.pth URL --model resnet18": "OUT",
   "inspect --model resnet18 --init --out URL": "--out",
+  "report --workdir run --out URL": "--out",
   "check URL": "DIR",
-  "check --config URL": "--config",
   "prepare digits --data-dir URL": "--data-dir",
   "prepare digits --manual-dir URL": "--manual-dir",
 }
 IN_BUCKETS = {
+  "train --config URL": "--config",
+  "evaluate --weights x.pth --config URL": "--config",
+  "predict --weights x.pth --config URL x.png": "--config",
+  "check --config URL": "--config",
+  "report --workdir run URL": "--workdir",
   f"{TRAIN} --workdir URL": "--workdir",
   f"{TRAIN} --workdir run --config.init_from=URL": "config.init_from",
   "evaluate --workdir URL": "--workdir",

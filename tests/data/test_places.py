@@ -10,9 +10,11 @@ import pickle
 import numpy as np
 import pytest
 
+from flax_resnet import __main__ as command
 from flax_resnet import bucket, data
-from flax_resnet.data import discovery, packed, places, shards
+from flax_resnet.data import discovery, places, shards
 from flax_resnet.data.sources import Columns
+from flax_resnet.data.tfds import TFDSSource
 from flax_resnet.data.webdataset import WebDatasetSource
 from flax_resnet.errors import ImageError, InputError, RunError
 from tests.buckets import MemoryBucket
@@ -345,13 +347,26 @@ def test_a_copy_without_room_is_refused(memory, monkeypatch):
     places.fetch_folder("gs://bucket/none")
 
 
-def test_splits_of_a_bucket(memory):
-  splits = discovery.open_splits("webdataset", Columns(), root=URL)
-  assert {name: len(each) for name, each in splits.items()} == {
-    "train": 12,
-    "val": 3,
-  }
-  assert packed.cache_folder().exists()
+def test_shards_in_a_bucket_are_prepared(memory, tmp_path, call_main):
+  memory.pipe_file("bucket/pq/data/train.parquet", b"")
+  memory.pipe_file("bucket/photos/a/1.jpg", b"")
+  for url, kind in {
+    URL: "webdataset",
+    "gs://bucket/sets/wds/train-0.tar": "webdataset",
+    "gs://bucket/pq": "parquet",
+    "gs://bucket/photos": "folder",
+  }.items():
+    assert discovery.kind_of(url) == kind
+  code, out, err = call_main(
+    command.main, "prepare", URL, "--data-dir", tmp_path / "tfds"
+  )
+  assert (code, err) == (0, "")
+  assert "train 12, val 3\nto read it: data.name=wds data.data_dir=" in out
+  copy = TFDSSource("wds", "train", str(tmp_path / "tfds"))
+  source = open_train()
+  assert [copy[i] for i in range(12)] == [source[i] for i in range(12)]
+  code, _, err = call_main(command.main, "prepare", "gs://bucket/photos")
+  assert code == 2 and "copy them, 'gcloud storage cp -r gs://bucket/pho" in err
 
 
 @pytest.mark.deep
