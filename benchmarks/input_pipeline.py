@@ -7,7 +7,10 @@ DIR is an image folder, a folder a class. Images/s from files to uint8 batches
 of random crops, sharded over the devices: of this package, and of tf.data with
 `decode_and_crop_jpeg` and a bilinear resize, on the same files and cores, in
 turn; the ratios are to tf.data with parts drawn as ours. Before it, the same
-of copies of the folder that `prepare` writes, beside the folder. Then where the
+of copies of the folder that `prepare` writes, beside the folder; with --peers,
+which `input_peers.py` describes, the loaders of torchvision, timm, webdataset
+and datasets, and tf.data on TFRecord; --make 2000 first writes so many
+JPEGs of 500 by 375 pixels to DIR. Then where the
 time goes; what a set in memory gives; and what a step of ResNet-18 takes on
 batches from the files and on one that stays on the device.
 """
@@ -19,6 +22,7 @@ import functools
 import glob
 import itertools
 import os
+import pathlib
 import statistics
 import tempfile
 import time
@@ -178,8 +182,6 @@ def in_memory() -> Work:
 
 def stepper(folder: str, real: bool) -> Work:
   """A step of ResNet-18, on batches from the files or on one batch."""
-  import pathlib
-
   import jax
 
   from flax_resnet import sharding
@@ -260,7 +262,9 @@ def each(function: Callable[[int], object], count: int) -> float:
   return statistics.median(times)
 
 
-def show(makers, flags, scale: float, unit: str) -> None:
+def show(
+  makers, flags, scale: float, unit: str, processor: bool = False
+) -> None:
   results = take_turns(makers, flags.rounds, flags.seconds)
   first = next(iter(results.values()))
   for name, result in results.items():
@@ -268,10 +272,12 @@ def show(makers, flags, scale: float, unit: str) -> None:
       print(f"  {name:32} {result.error}")
       continue
     rates = [scale * rate for rate in result.rates]
+    used = statistics.median(result.processor)
     print(
       f"  {name:32} {scale * result.median:9,.1f} {unit} "
       f"({min(rates):,.1f} to {max(rates):,.1f})"
-      + (f"  {result.ratio(first):.2f}" if first.rates else ""),
+      + (f"  {result.ratio(first):.2f}" if first.rates else "")
+      + (f"  {1000 / scale * used:.2f} ms of processor" if processor else ""),
       flush=True,
     )
 
@@ -294,6 +300,18 @@ def show_prepared(flags) -> None:
     print("milliseconds of processor time for an image, all threads together")
     for title, milliseconds in processor_times(flags.folder, sets).items():
       print(f"  {title:32} {milliseconds:9.3f}")
+
+
+def show_peers(flags) -> None:
+  """Prints how fast others read the same files, each in the form it likes."""
+  import input_peers
+
+  with tempfile.TemporaryDirectory() as scratch:
+    os.environ["HF_HOME"] = f"{scratch}/huggingface"
+    os.environ["XDG_CACHE_HOME"] = f"{scratch}/cache"
+    for form, makers in input_peers.groups(flags.folder, scratch).items():
+      print(f"from {form} to batches of {BATCH} crops of {SIZE} pixels")
+      show(makers, flags, BATCH, "images/s", processor=True)
 
 
 def processor_times(folder: str, sets) -> dict[str, float]:
@@ -331,8 +349,25 @@ def main() -> None:
     action="store_true",
     help="only the folder beside its prepared copies",
   )
+  parser.add_argument(
+    "--peers", action="store_true", help="only the loaders of other packages"
+  )
+  parser.add_argument(
+    "--make",
+    type=int,
+    metavar="N",
+    help="write so many JPEGs to DIR, which must be new",
+  )
   flags = parser.parse_args()
+  if flags.make:
+    import input_peers
+
+    os.makedirs(flags.folder)
+    input_peers.make_folder(pathlib.Path(flags.folder), flags.make)
   print(f"{versions()}, {CORES} cores")
+  if flags.peers:
+    show_peers(flags)
+    return
   if not flags.step:
     show_prepared(flags)
   if flags.prepared:

@@ -5,8 +5,11 @@ or flag of one touches another; and they work in turn, round after round, so
 that whatever slows the machine down for a while slows all of them down.
 """
 
+import collections
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
+import glob
 import multiprocessing
 import os
 import statistics
@@ -22,10 +25,13 @@ class Result:
 
   Attributes:
     rates: Steps a second, one number a round.
+    processor: Seconds of processor time for a step, of the contender and the
+      processes that it has started, one number a round.
     error: Why there are none, if it could not work.
   """
 
   rates: list[float]
+  processor: list[float] = dataclasses.field(default_factory=list)
   error: str = ""
 
   @property
@@ -56,9 +62,8 @@ def take_turns(
   playing = {}
   for name, make in makers.items():
     ours, theirs = context.Pipe()
-    process = context.Process(
-      target=_play, args=(make, theirs, seconds), daemon=True
-    )
+    # Not a daemon, which may have no worker processes.
+    process = context.Process(target=_play, args=(make, theirs, seconds))
     process.start()
     theirs.close()
     # One after the other: compiling takes all cores.
@@ -69,7 +74,9 @@ def take_turns(
   for _ in range(rounds):
     for name, connection in playing.items():
       connection.send(True)
-      results[name].rates.append(connection.recv())
+      rate, processor = connection.recv()
+      results[name].rates.append(rate)
+      results[name].processor.append(processor)
   for connection in playing.values():
     connection.send(False)
   return results
@@ -95,7 +102,37 @@ def _play(make: Callable[[], Work], connection, seconds: float) -> None:
     connection.send(f"{type(error).__name__}: {first_line}")
     return
   connection.send("")
-  while connection.recv():
-    start = time.perf_counter()
+  while _asked(connection):
+    start, used = time.perf_counter(), processor_seconds()
     work(steps)
-    connection.send(steps / (time.perf_counter() - start))
+    seconds_taken = time.perf_counter() - start
+    used = processor_seconds() - used
+    connection.send((steps / seconds_taken, used / steps))
+
+
+def _asked(connection) -> bool:
+  try:
+    return connection.recv()
+  except EOFError:  # Whoever asked is gone.
+    return False
+
+
+def processor_seconds() -> float:
+  """Returns the processor time of this process and all that come from it.
+
+  0 where there is no /proc to read it from.
+  """
+  times, children = {}, collections.defaultdict(list)
+  for path in glob.glob("/proc/[0-9]*/stat"):
+    with contextlib.suppress(OSError):  # It has just ended.
+      with open(path) as file:
+        pid, _, rest = file.read().partition(" ")
+      fields = rest.rpartition(")")[2].split()
+      children[int(fields[1])].append(int(pid))
+      times[int(pid)] = sum(map(int, fields[11:15]))
+  ticks, waiting = 0, [os.getpid()]
+  while waiting:
+    pid = waiting.pop()
+    ticks += times.get(pid, 0)
+    waiting += children[pid]
+  return ticks / os.sysconf("SC_CLK_TCK")
