@@ -15,6 +15,7 @@ import functools
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import tarfile
@@ -160,7 +161,9 @@ def _pil_transform() -> Callable:
 
 def _torch_batches(loader) -> Work:
   """Takes a DataLoader's batches, epoch after epoch, to the devices."""
-  # Before JAX has threads, which a fork would not have.
+  # As a script has it on Linux, and before JAX has threads, which are not there
+  # after a fork.
+  multiprocessing.set_start_method("fork", force=True)
   first = iter(loader)
 
   def batches() -> Iterator[dict]:

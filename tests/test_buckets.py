@@ -358,7 +358,9 @@ def test_a_run_on_data_in_a_bucket(proxy, server, url, tmp_path, kind):
   files = [p.name for p in (tmp_path / "data").iterdir() if p.name[0] != "."]
   bucket.Folder(url).upload(tmp_path / "data", files)
   changes = {**SMALL, "data.name": kind, "data.eval_split": split}
-  changes |= {"num_steps": 60, "log_every": 1, "checkpoint_every": 5}
+  # An evaluation starts the workers anew.
+  changes |= {"num_steps": 60, "eval_every": 60}
+  changes |= {"log_every": 1, "checkpoint_every": 5}
 
   def train(workdir, root, **more):
     values = changes | {"data.root": root, **more}

@@ -178,10 +178,8 @@ def read_beside(path: str, name: str) -> bytes | None:
   """
   if bucket.is_url(path):
     return bucket.Folder(path.rpartition("/")[0]).read(name)
-  try:
-    return pathlib.Path(path).with_name(name).read_bytes()
-  except FileNotFoundError:
-    return None
+  beside = pathlib.Path(path).with_name(name)
+  return beside.read_bytes() if beside.is_file() else None
 
 
 class _RangeReader(io.RawIOBase):
