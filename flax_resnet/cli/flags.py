@@ -67,9 +67,11 @@ class Parser(argparse.ArgumentParser):
         spelled = flag.replace("_", "-").lower()
         if ours := getattr(args, "elsewhere", {}).get(spelled):
           raise InputError(f"{flag} is here {ours}")
+        verb = getattr(args, "verb", None)
+        if verb is None:
+          self.error(f"{other} is not a flag")
         raise InputError(
-          f"{other} is not a flag of {args.verb}: see {self.prog} {args.verb} "
-          "--help"
+          f"{other} is not a flag of {verb}: see {self.prog} {verb} --help"
         )
     args.overrides = [other.removeprefix(prefix) for other in others]
     return args

@@ -218,16 +218,16 @@ def prepare_digits(data_dir: str | None) -> tfds.core.DatasetBuilder:
   if not builder.is_prepared():
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a banner.
       tfds.disable_progress_bar()
-      try:
-        with write_errors_reported(builder.data_path):
+      with write_errors_reported(builder.data_path):
+        try:
           builder.download_and_prepare(
             file_format=tfds.core.FileFormat.ARRAY_RECORD
           )
-      except OSError as error:  # Such as a home that cannot be written.
-        raise OSError(
-          f"the digits cannot be kept in {builder.data_path.parents[1]} "
-          f"({error}): set data_dir to a folder that can be written"
-        ) from error
+        except OSError as error:  # Such as a home that cannot be written.
+          raise OSError(
+            f"the digits cannot be kept in {builder.data_path.parents[1]} "
+            f"({error}): set data_dir to a folder that can be written"
+          ) from error
   return builder
 
 

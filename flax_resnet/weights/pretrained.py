@@ -148,7 +148,7 @@ def find(weights: str | pathlib.Path) -> Source:
   if _is_name(str(weights)) and not path.exists():
     return _published(str(weights))
   if not path.exists():
-    raise WeightsError(f"there is no file or folder {path}")
+    raise WeightsError(f"there is no weight file {path}")
   if (path / "checkpoints").is_dir():
     path = files.find_checkpoint(path)
   elif hub.is_clone(path):

@@ -83,7 +83,7 @@ def test_a_folder_may_be_below_the_home(
 
 
 def test_what_is_not_there_is_named():
-  with pytest.raises(fr.weights.WeightsError, match="no file or folder no.pth"):
+  with pytest.raises(fr.weights.WeightsError, match="is no weight file no.pth"):
     fr.from_pretrained("no.pth")
   with pytest.raises(
     fr.weights.WeightsError, match="conv1, head and no params"
