@@ -157,7 +157,7 @@ def test_a_file_without_a_head_gets_a_new_one(state_dict, tmp_path, capsys):
   )
   assert model.num_classes == 7
   assert variables["params"]["head"]["kernel"].shape == (64, 7)
-  assert "the weights have 0 classes and the model 7" in capsys.rea.errerr().out
+  assert "the weights have 0 classes and the model 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", ["torchvision", "timm_v2", "transformers"])
