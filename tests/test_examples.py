@@ -24,12 +24,12 @@ from tests.recipes import ROOT
 def run(call_main):
   """Runs an example in this process; returns what it prints."""
 
-  def run(name, *arguments):
+  def run(name, *arguments, said=""):
     path = str(ROOT / "examples" / f"{name}.py")
     start = functools.partial(runpy.run_path, path, run_name="__main__")
     with jax.numpy_rank_promotion("allow"):  # As in a project of one's own.
       code, out, err = call_main(start, *arguments)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, said)
     return out
 
   return run
@@ -97,6 +97,8 @@ def test_finetune(run, tmp_path):
     *("finetune", tmp_path / "images", "--weights", tmp_path / "weights"),
     *("--model", "cifar_resnet8", "--size", 16, "--batch-size", 8),
     *("--head-epochs", 1, "--epochs", 3, "--out", tmp_path / "tuned"),
+    said="the weights have 10 classes and the model 3: its head is "
+    "initialized anew\n",
   )
   assert "3 classes, 48 images to train on, 12 to evaluate on" in out
   assert "head, epoch 1: " in out
