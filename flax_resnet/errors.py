@@ -52,11 +52,20 @@ def each_reported_as(where: str, items: Iterable[T]) -> Iterator[T]:
     yield from items
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-  """Returns "did you mean 'x'?", or "use a, b, c" if nothing known is close."""
+def suggestion(
+  name: str, known: Iterable[str], otherwise: str | None = None
+) -> str:
+  """Returns "did you mean 'x'?" of a known name that is close to another.
+
+  Args:
+    name: the name that is not known.
+    known: the names that are.
+    otherwise: advice if none is close; None (default) for "use a, b, c".
+  """
   known = list(known)
-  close = difflib.get_close_matches(name, known, n=1)
-  return f"did you mean {close[0]!r}?" if close else f"use {listing(known, 40)}"
+  if close := difflib.get_close_matches(name, known, n=1):
+    return f"did you mean {close[0]!r}?"
+  return otherwise or f"use {listing(known, 40)}"
 
 
 def listing(items: Iterable[str], limit: int = 5) -> str:

@@ -199,9 +199,9 @@ def _published(name: str) -> Source:
   """Returns the weights of a tag, or the default ones of a network."""
   model = name.partition(".")[0]
   if model not in list_models():
-    advice = suggestion(model, list_models())
-    if advice.startswith("use"):  # One of a hundred names.
-      advice = "python -m flax_resnet models has the names"
+    # There are more than a hundred.
+    otherwise = "python -m flax_resnet models has the names"
+    advice = suggestion(model, list_models(), otherwise)
     raise WeightsError(
       f"there is no file or folder {name}, and no model {model!r}: {advice}"
     )
